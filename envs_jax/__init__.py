@@ -1,0 +1,12 @@
+"""Multi-agent environments as pure JAX functions. `make`, `register`, `registered`; `envs_jax.testing.check_env`."""
+
+from envs_jax.base import MultiAgentEnv, Outcome, State
+from envs_jax.registry import make, register, registered
+
+__all__ = ["MultiAgentEnv", "Outcome", "State", "make", "register", "registered"]
+__version__ = "0.1.0"
+
+for _name in ("specialisation", "synchronisation"):
+    register(_name, f"envs_jax.games.matching:{_name.capitalize()}")
+for _name in ("dispersion", "navigation"):
+    register(_name, f"envs_jax.particles.{_name}:{_name.capitalize()}")

@@ -1,0 +1,46 @@
+"""What the experiment runner asks of a learner.
+
+Letters in shape comments, project-wide: S seeds, U updates, E envs, T time, N agents, B batch, O obs, A actions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeAlias
+
+import jax
+
+Metrics: TypeAlias = dict[str, jax.Array]
+"""Scalars [] or one number per agent [N], float32. NaN where there is nothing to report (no episode ended, say)."""
+
+
+class Learner(Protocol):
+    """One seed's training: a frozen value of static settings with pure functions; `covey.experiment` maps it over seeds.
+
+    `hp` is a pytree of scalar arrays (learning rate, discount, ...), so that seeds and hyper-parameters vmap together.
+    `carry` is a pytree of arrays and holds everything that changes, `hp` included.
+    """
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps that one `update` takes (0 for an offline learner)."""
+        ...
+
+    def init(self, key: jax.Array, hp: Any) -> Any:
+        """The carry before the first update."""
+        ...
+
+    def update(self, carry: Any, data: Any = None) -> tuple[Any, Metrics]:
+        """One update; `data` is shared by all seeds (an offline dataset, say), or None."""
+        ...
+
+    def evaluate(self, carry: Any, key: jax.Array) -> Metrics:
+        """Greedy episodes whose starts depend on `key` alone; the same keys in the result whatever the carry."""
+        ...
+
+    def policy(self, carry: Any) -> Any:
+        """The pytree of parameters to export, and to watch for NaN."""
+        ...
+
+    def episode(self, carry: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+        """One greedy episode to draw: `(states, valid)`, states stacked over time [T, ...], valid bool[T]: not yet over."""
+        ...
