@@ -137,6 +137,12 @@ class MultiAgentEnv:
         sizes = np.array([self.action_space(agent).n for agent in self.agents])  # type: ignore[union-attr]
         return jnp.asarray(np.arange(space.n) < sizes[:, None])
 
+    @property
+    def masks_actions(self) -> bool:
+        """Whether `action_mask` ever rules out an action; if not, learners need not look at it."""
+        own = {self.action_space(agent) for agent in self.agents}
+        return type(self).action_mask is not MultiAgentEnv.action_mask or own != {self.action_space()}
+
     def render(self, state: Any) -> np.ndarray:
         """A picture of one (not batched) state, uint8[height, width, 3]. Runs on the host."""
         raise NotImplementedError(f"{self.name} has no render")
@@ -250,6 +256,8 @@ def _trim(row: jax.Array, space: Space) -> jax.Array:
 def _pad(action: jax.Array, own: Space, stacked: Space) -> jax.Array:
     """One agent's action in the shape and dtype of a row of the stacked actions."""
     action = action.reshape(own.shape).astype(stacked.dtype)
+    if own.shape == stacked.shape:  # always so for discrete actions, and `jnp.pad` refuses scalars
+        return action
     return jnp.pad(action, [(0, to - size) for size, to in zip(own.shape, stacked.shape, strict=True)])
 
 

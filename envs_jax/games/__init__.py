@@ -1,0 +1,1 @@
+"""Games small enough to solve by hand: matching games (`matching`) and polynomial games (`polynomial`)."""

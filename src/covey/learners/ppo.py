@@ -1,0 +1,553 @@
+"""Proximal policy optimisation for many agents: IPPO and MAPPO under any sharing scheme.
+
+    L_clip  = -E[min(rho A, clip(rho, 1 - eps, 1 + eps) A)],   rho = pi(a | o) / pi_old(a | o)     (Schulman et al. 2017)
+    L_value = 0.5 E[max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2)]
+    L       = L_clip + c_v L_value - c_e H
+
+IPPO (de Witt et al. 2020): each agent's critic sees its observation. MAPPO (Yu et al. 2022): it sees the global state.
+An episode that was cut off is bootstrapped from the value of the state it was cut at; one that ended is not.
+Where agents share no parameter (NoPS) each has its own loss, gradient clipping and Adam.
+
+Letters: E envs, T rollout steps, N agents, M minibatch, O obs, A actions, G global state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from covey.learners.base import Metrics
+from covey.policies.actor_critic import ActorCritic, PolicyConfig
+from covey.policies.distributions import (
+    categorical_entropy,
+    categorical_log_prob,
+    gaussian_entropy,
+    gaussian_log_prob,
+    mask_logits,
+)
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """PPO's sizes and switches: what shapes the compiled program."""
+
+    num_envs: int = 16
+    """Environments stepped in parallel."""
+    num_steps: int = 128
+    """Steps of each environment between updates."""
+    update_epochs: int = 4
+    """Passes over the rollout per update."""
+    num_minibatches: int = 2
+    """Minibatches per pass; each holds every agent equally often. Must divide num_envs x num_steps (recurrent: num_envs)."""
+    normalize_advantages: Literal["minibatch", "agent", "none"] = "minibatch"
+    """Advantages to mean 0 and deviation 1: over a minibatch, over each agent's part of it, or not at all."""
+    clip_values: bool = True
+    """Clip the value loss, too, with the same range as the policy's."""
+    anneal_learning_rate: bool = False
+    """Lower the learning rate to 0, linearly over updates."""
+    eval_episodes: int = 32
+    """Greedy episodes per evaluation; always the same starts."""
+    eval_steps: int | None = None
+    """Steps after which an evaluation episode is cut; by default the environment's time limit."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_envs", "num_steps", "update_epochs", "num_minibatches", "eval_episodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: an integer of at least 1")
+        if self.eval_steps is not None and self.eval_steps < 1:
+            raise ValueError(f"eval_steps is {self.eval_steps}; allowed: an integer of at least 1, or None")
+        if self.normalize_advantages not in ("minibatch", "agent", "none"):
+            raise ValueError(
+                f"normalize_advantages is {self.normalize_advantages!r}; allowed: minibatch, agent, none"
+            )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PPOHyperparameters:
+    """PPO's numbers: array leaves of the compiled program, so that changing or sweeping them compiles nothing anew."""
+
+    learning_rate: float = 5e-4
+    """Adam's step size."""
+    discount: float = 0.99
+    """Discount per step, gamma."""
+    gae_lambda: float = 0.95
+    """Decay of generalised advantage estimation, lambda."""
+    clip_epsilon: float = 0.2
+    """Clip range of the probability ratio, eps (and of the value loss)."""
+    entropy_coefficient: float = 0.01
+    """Weight of the entropy bonus, c_e."""
+    value_coefficient: float = 0.5
+    """Weight of the value loss, c_v."""
+    max_grad_norm: float = 0.5
+    """Gradients are scaled down to this global norm (each agent's own where nothing is shared)."""
+    adam_epsilon: float = 1e-5
+    """Adam's epsilon."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "max_grad_norm", "adam_epsilon"):
+            _check(name, getattr(self, name), lambda x: x > 0, "a number above 0")
+        for name in ("discount", "gae_lambda"):
+            _check(name, getattr(self, name), lambda x: 0 <= x <= 1, "a number in [0, 1]")
+        for name in ("clip_epsilon", "entropy_coefficient", "value_coefficient"):
+            _check(name, getattr(self, name), lambda x: x >= 0, "a number of at least 0")
+
+
+def _check(name: str, value: Any, holds: Any, allowed: str) -> None:
+    if isinstance(value, float | int) and not holds(value):  # Not while JAX flattens it with other leaves.
+        raise ValueError(f"{name} is {value}; allowed: {allowed}")
+
+
+class Step(NamedTuple):
+    """What a rollout keeps of each step; a rollout is [T, N, E, ...], time first."""
+
+    obs: jax.Array  # [N, E, O]
+    global_state: jax.Array | None  # [1, E, G], for a centralised critic
+    mask: jax.Array | None  # bool[N, E, A], where the environment masks actions
+    reset: jax.Array  # bool[1, E], a new episode begins here
+    action: jax.Array  # [N, E] or [N, E, A]
+    log_prob: jax.Array  # [N, E]
+    value: jax.Array  # [N, E]
+    reward: jax.Array  # [N, E]
+    done: jax.Array  # bool[1, E]
+    last_value: jax.Array  # [N, E], value of the state that an episode was cut at, else 0
+    returned: jax.Array  # [N, E], return of the episode that ended here, else 0
+    length: jax.Array  # int32[1, E], its length, else 0
+
+
+class Batch(NamedTuple):
+    """What a gradient step sees; [T, N or 1, M, ...] (feed-forward networks: T = 1 and time is part of M)."""
+
+    obs: jax.Array
+    global_state: jax.Array | None
+    mask: jax.Array | None
+    reset: jax.Array
+    action: jax.Array
+    log_prob: jax.Array
+    value: jax.Array
+    advantage: jax.Array
+    target: jax.Array
+    memory: tuple[jax.Array, jax.Array]  # [1, N or 1, M, H] of actor and critic
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PPOCarry:
+    """Everything that changes during training."""
+
+    params: Any
+    optimizer: Any
+    hp: PPOHyperparameters
+    key: jax.Array
+    update: jax.Array  # int32[], updates done
+    env_state: Any  # [E, ...]
+    reset: jax.Array  # bool[1, E], the next step begins an episode
+    memory: tuple[jax.Array, jax.Array]
+    running_return: jax.Array  # [N, E], of the episode under way
+    running_length: jax.Array  # int32[1, E]
+
+
+@dataclass(frozen=True)
+class PPO:
+    """One seed's PPO run on an environment of the contract in `envs_jax.base`; see `covey.learners.base.Learner`."""
+
+    env: Any
+    policy_config: PolicyConfig = PolicyConfig()
+    config: PPOConfig = PPOConfig()
+    centralised_critic: bool = False
+    """MAPPO if true, IPPO if false."""
+    num_updates: int | None = None
+    """Length of the run, over which the learning rate is annealed."""
+
+    def __post_init__(self) -> None:
+        config, count = self.config, self.config.num_minibatches
+        samples = config.num_envs if self.policy_config.recurrent else config.num_envs * config.num_steps
+        if samples % count:
+            what = "num_envs" if self.policy_config.recurrent else "num_envs x num_steps"
+            raise ValueError(f"num_minibatches is {count}; allowed: a divisor of {what} = {samples}")
+        if config.anneal_learning_rate and self.num_updates is None:
+            raise ValueError("anneal_learning_rate needs num_updates, the length of the run")
+        if self._eval_steps is None:
+            raise ValueError("eval_steps is None and the environment has no time limit; give eval_steps a number")
+
+    @property
+    def steps_per_update(self) -> int:
+        return self.config.num_envs * self.config.num_steps
+
+    @property
+    def _eval_steps(self) -> int | None:
+        return self.config.eval_steps or self.env.max_steps
+
+    @cached_property
+    def actor_critic(self) -> ActorCritic:
+        """The networks, sized for this environment."""
+        space = self.env.action_space()
+        self._check_spaces()
+        state = jax.eval_shape(self.env.init, jax.random.key(0))
+        global_size = None
+        if self.centralised_critic:
+            global_size = int(np.prod(jax.eval_shape(self.env.global_state, state).shape))
+        return ActorCritic(
+            self.policy_config,
+            num_agents=self.env.num_agents,
+            obs_size=int(np.prod(self.env.observation_space().shape)),
+            num_outputs=space.shape[0] if self._continuous else space.n,
+            continuous=self._continuous,
+            global_size=global_size,
+        )
+
+    @property
+    def _continuous(self) -> bool:
+        return not hasattr(self.env.action_space(), "n")
+
+    @cached_property
+    def _masks_actions(self) -> bool:
+        return not self._continuous and self.env.masks_actions
+
+    def _check_spaces(self) -> None:
+        space = self.env.action_space()
+        if self._continuous and len(space.shape) != 1:
+            raise ValueError(f"PPO needs discrete actions or vectors; {self.env.name} has {space}")
+
+    # --- The three functions of a learner ---
+
+    def init(self, key: jax.Array, hp: PPOHyperparameters) -> PPOCarry:
+        key_params, key_env, key_run = jax.random.split(key, 3)
+        num_envs, num_agents = self.config.num_envs, self.env.num_agents
+        params = self.actor_critic.init(key_params)
+        return PPOCarry(
+            params=params,
+            optimizer=_adam(hp).init(params),
+            hp=jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hp),
+            key=key_run,
+            update=jnp.zeros((), jnp.int32),
+            env_state=jax.vmap(self.env.init)(jax.random.split(key_env, num_envs)),
+            reset=jnp.ones((1, num_envs), jnp.bool_),
+            memory=self.actor_critic.start(num_envs),
+            running_return=jnp.zeros((num_agents, num_envs), jnp.float32),
+            running_length=jnp.zeros((1, num_envs), jnp.int32),
+        )
+
+    def update(self, carry: PPOCarry, data: Any = None) -> tuple[PPOCarry, Metrics]:
+        key, key_rollout, key_shuffle = jax.random.split(carry.key, 3)
+        memory = carry.memory
+        carry, rollout, next_value = self._rollout(carry, key_rollout)
+        advantage = generalised_advantage(
+            rollout.reward, rollout.value, next_value, rollout.done, rollout.last_value,
+            carry.hp.discount, carry.hp.gae_lambda,
+        )  # fmt: skip
+        batch = Batch(
+            obs=rollout.obs,
+            global_state=rollout.global_state,
+            mask=rollout.mask,
+            reset=rollout.reset,
+            action=rollout.action,
+            log_prob=rollout.log_prob,
+            value=rollout.value,
+            advantage=advantage,
+            target=advantage + rollout.value,
+            memory=jax.tree.map(lambda m: m[None], memory),
+        )
+        params, optimizer, losses = self._optimise(carry, batch, key_shuffle)
+        ended = jnp.sum(rollout.length > 0)
+        metrics = losses | {
+            "episode_return": jnp.sum(rollout.returned, axis=(0, 2)) / ended,  # 0 / 0 is NaN: no episode ended.
+            "episode_length": jnp.sum(rollout.length) / ended,
+            "episodes": ended.astype(jnp.float32),
+            "reward": jnp.mean(rollout.reward, axis=(0, 2)),
+        }
+        if self._continuous:
+            low, high = self.env.action_space().bounds()
+            metrics["clipped_actions"] = jnp.mean((rollout.action < low) | (rollout.action > high))
+        return replace(carry, params=params, optimizer=optimizer, key=key, update=carry.update + 1), metrics
+
+    def evaluate(self, carry: PPOCarry, key: jax.Array) -> Metrics:
+        weights = self.actor_critic.weights(carry.params)
+        count = self.config.eval_episodes
+
+        def step(loop: tuple, key_step: jax.Array) -> tuple[tuple, None]:
+            env_state, memory, alive, totals = loop
+            env_state, memory, outcome = self._greedy_step(weights, env_state, memory, key_step)
+            seen = {"episode_return": outcome.reward} | outcome.info  # Each [E, N].
+            totals = {
+                name: total + jnp.where(alive[:, None], seen[name], 0.0).astype(jnp.float32)
+                for name, total in totals.items()
+            }
+            return (env_state, memory, alive & ~outcome.done, totals), alive
+
+        key_init, key_steps = jax.random.split(key)
+        env_state = jax.vmap(self.env.init)(jax.random.split(key_init, count))
+        zeros = jnp.zeros((count, self.env.num_agents), jnp.float32)
+        start = (env_state, self.actor_critic.start(count)[0])
+        outcome = jax.eval_shape(lambda: self._greedy_step(weights, *start, key)[2])
+        totals = dict.fromkeys(["episode_return", *outcome.info], zeros)
+        keys = jax.random.split(key_steps, self._eval_steps)
+        (_, _, _, totals), alive = jax.lax.scan(step, (*start, jnp.ones(count, jnp.bool_), totals), keys)
+        length = jnp.sum(alive, axis=0).astype(jnp.float32)  # [E]
+        return {name: jnp.mean(total, axis=0) for name, total in totals.items()} | {
+            "episode_length": jnp.mean(length),
+            "reward": jnp.mean(totals["episode_return"] / length[:, None], axis=0),
+        }
+
+    def policy(self, carry: PPOCarry) -> Any:
+        return carry.params
+
+    def episode(self, carry: PPOCarry, key: jax.Array) -> tuple[Any, jax.Array]:
+        weights = self.actor_critic.weights(carry.params)
+
+        def step(loop: tuple, key_step: jax.Array) -> tuple[tuple, tuple]:
+            env_state, memory, alive = loop
+            next_state, memory, outcome = self._greedy_step(weights, env_state, memory, key_step)
+            return (next_state, memory, alive & ~outcome.done), (env_state, alive)
+
+        key_init, key_steps = jax.random.split(key)
+        env_state = jax.vmap(self.env.init)(key_init[None])
+        loop = (env_state, self.actor_critic.start(1)[0], jnp.ones(1, jnp.bool_))
+        (last, _, alive), (states, valid) = jax.lax.scan(step, loop, jax.random.split(key_steps, self._eval_steps))
+        # The state that ends the episode is worth seeing: shift it in after the last valid one.
+        states = jax.tree.map(lambda s, end: jnp.concatenate([s, end[None]])[:, 0], states, last)
+        valid = jnp.concatenate([jnp.ones((1, 1), jnp.bool_), valid])[:, 0]
+        return states, valid
+
+    # --- Acting ---
+
+    def _observe(self, env_state: Any) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+        """`(obs [N, E, O], global_state [1, E, G] or None, mask [N, E, A] or None)` of E environments."""
+        obs = jax.vmap(self.env.observe)(env_state)
+        obs = jnp.swapaxes(obs.reshape(*obs.shape[:2], -1), 0, 1).astype(jnp.float32)
+        global_state = mask = None
+        if self.centralised_critic:
+            global_state = jax.vmap(self.env.global_state)(env_state)
+            global_state = global_state.reshape(1, global_state.shape[0], -1).astype(jnp.float32)
+        if self._masks_actions:
+            mask = jnp.swapaxes(jax.vmap(self.env.action_mask)(env_state), 0, 1)
+        return obs, global_state, mask
+
+    def _outputs(
+        self, weights: Any, obs: jax.Array, mask: jax.Array | None, memory: jax.Array, reset: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The actor's (masked) outputs [T, N, B, A] and its next memory."""
+        outputs, memory = self.actor_critic.policy(weights, obs, memory, reset)
+        return (outputs if mask is None else mask_logits(outputs, mask)), memory
+
+    def _log_prob(self, weights: Any, outputs: jax.Array, action: jax.Array) -> jax.Array:
+        if self._continuous:
+            return gaussian_log_prob(outputs, self.actor_critic.log_std(weights), action)
+        return categorical_log_prob(outputs, action)
+
+    def _sample(self, weights: Any, outputs: jax.Array, key: jax.Array) -> jax.Array:
+        if self._continuous:
+            noise = jax.random.normal(key, outputs.shape, jnp.float32)
+            return outputs + jnp.exp(self.actor_critic.log_std(weights)) * noise
+        return jax.random.categorical(key, outputs).astype(jnp.int32)
+
+    def _to_env(self, action: jax.Array) -> jax.Array:
+        """Actions [N, E, ...] as the environments take them, [E, N, ...], inside their bounds."""
+        action = jnp.swapaxes(action, 0, 1)
+        return jnp.clip(action, *self.env.action_space().bounds()) if self._continuous else action
+
+    def _greedy_step(self, weights: Any, env_state: Any, memory: jax.Array, key: jax.Array) -> tuple[Any, Any, Any]:
+        """One step of E environments with the most likely actions, without reset."""
+        obs, _, mask = self._observe(env_state)
+        num_envs = obs.shape[1]
+        reset = jnp.zeros((1, 1, num_envs), jnp.bool_)
+        outputs, memory = self._outputs(weights, obs[None], None if mask is None else mask[None], memory, reset)
+        action = outputs[0] if self._continuous else jnp.argmax(outputs[0], axis=-1).astype(jnp.int32)
+        keys = jax.random.split(key, num_envs)
+        env_state, outcome = jax.vmap(self.env.advance)(keys, env_state, self._to_env(action))
+        return env_state, memory, outcome
+
+    def _rollout(self, carry: PPOCarry, key: jax.Array) -> tuple[PPOCarry, Step, jax.Array]:
+        """T steps of E environments: the carry after them, the rollout [T, N, E, ...], the next state's value [N, E]."""
+        weights = self.actor_critic.weights(carry.params)
+
+        def values(obs: jax.Array, global_state: Any, memory: jax.Array, reset: jax.Array) -> tuple[jax.Array, Any]:
+            critic_input = obs if global_state is None else global_state
+            value, memory = self.actor_critic.value(weights, critic_input[None], memory, reset[None])
+            return value[0], memory
+
+        def step(loop: tuple, key_step: jax.Array) -> tuple[tuple, Step]:
+            env_state, seen, reset, (actor_memory, critic_memory), running_return, running_length = loop
+            obs, global_state, mask = seen
+            key_act, key_env = jax.random.split(key_step)
+            outputs, actor_memory = self._outputs(
+                weights, obs[None], None if mask is None else mask[None], actor_memory, reset[None]
+            )
+            value, critic_memory = values(obs, global_state, critic_memory, reset)
+            action = self._sample(weights, outputs, key_act)
+            log_prob = self._log_prob(weights, outputs, action)[0]
+            keys = jax.random.split(key_env, self.config.num_envs)
+            env_state, outcome, last_state = jax.vmap(self.env.advance_and_reset)(
+                keys, env_state, self._to_env(action[0])
+            )
+            done = outcome.done[None]  # [1, E]
+            last_value = jnp.zeros_like(value)
+            if self.env.max_steps is not None:
+                last_obs, last_global, _ = self._observe(last_state)
+                last_value, _ = values(last_obs, last_global, critic_memory, jnp.zeros_like(done))
+                last_value = jnp.where(outcome.truncated, last_value, 0.0)
+            reward = jnp.swapaxes(outcome.reward, 0, 1)
+            running_return, running_length = running_return + reward, running_length + 1
+            kept = Step(
+                obs, global_state, mask, reset, action[0], log_prob, value, reward, done, last_value,
+                returned=jnp.where(done, running_return, 0.0),
+                length=jnp.where(done, running_length, 0),
+            )  # fmt: skip
+            running_return, running_length = jnp.where(done, 0.0, running_return), jnp.where(done, 0, running_length)
+            seen = self._observe(env_state)
+            return (env_state, seen, done, (actor_memory, critic_memory), running_return, running_length), kept
+
+        loop = (
+            carry.env_state, self._observe(carry.env_state), carry.reset, carry.memory,
+            carry.running_return, carry.running_length,
+        )  # fmt: skip
+        keys = jax.random.split(key, self.config.num_steps)
+        (env_state, seen, reset, memory, running_return, running_length), rollout = jax.lax.scan(step, loop, keys)
+        next_value, _ = values(seen[0], seen[1], memory[1], reset)
+        carry = replace(
+            carry, env_state=env_state, reset=reset, memory=memory,
+            running_return=running_return, running_length=running_length,
+        )  # fmt: skip
+        return carry, rollout, next_value
+
+    # --- Learning ---
+
+    def _optimise(self, carry: PPOCarry, batch: Batch, key: jax.Array) -> tuple[Any, Any, Metrics]:
+        """All epochs over one rollout: new parameters, new optimiser state, metrics averaged over gradient steps."""
+        if not self.policy_config.recurrent:
+            memory = batch.memory
+            batch = jax.tree.map(_merge_time, batch._replace(memory=None))
+            size = batch.obs.shape[2]
+            batch = batch._replace(memory=jax.tree.map(lambda m: jnp.zeros((*m.shape[:2], size, 0)), memory))
+        samples = batch.obs.shape[2]
+        keys = jax.random.split(key, self.config.update_epochs)
+        order = jax.vmap(lambda k: jax.random.permutation(k, samples))(keys)
+        order = order.reshape(self.config.update_epochs * self.config.num_minibatches, -1)
+        learning_rate = carry.hp.learning_rate
+        if self.config.anneal_learning_rate:
+            assert self.num_updates is not None
+            learning_rate = learning_rate * (1.0 - carry.update / self.num_updates)
+
+        def gradient_step(loop: tuple, index: jax.Array) -> tuple[tuple, Metrics]:
+            params, optimizer = loop
+            minibatch = jax.tree.map(lambda x: x[:, :, index], batch)
+            (_, metrics), grads = jax.value_and_grad(self.loss, has_aux=True)(params, minibatch, carry.hp)
+            grads, norm = self._clip(grads, carry.hp.max_grad_norm)
+            updates, optimizer = _adam(carry.hp).update(grads, optimizer)
+            params = jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)
+            return (params, optimizer), metrics | {"grad_norm": norm}
+
+        (params, optimizer), metrics = jax.lax.scan(gradient_step, (carry.params, carry.optimizer), order)
+        return params, optimizer, {name: jnp.mean(value) for name, value in metrics.items()}
+
+    def loss(self, params: Any, batch: Batch, hp: PPOHyperparameters) -> tuple[jax.Array, Metrics]:
+        """PPO's loss on one minibatch, averaged over agents and samples, and its parts."""
+        weights = self.actor_critic.weights(params)
+        actor_memory, critic_memory = jax.tree.map(lambda m: m[0], batch.memory)
+        outputs, _ = self._outputs(weights, batch.obs, batch.mask, actor_memory, batch.reset)
+        critic_input = batch.obs if batch.global_state is None else batch.global_state
+        value, _ = self.actor_critic.value(weights, critic_input, critic_memory, batch.reset)
+        log_ratio = self._log_prob(weights, outputs, batch.action) - batch.log_prob
+        if self._continuous:
+            entropy = jnp.mean(gaussian_entropy(self.actor_critic.log_std(weights)))
+        else:
+            entropy = jnp.mean(categorical_entropy(outputs))
+        advantage = normalize(batch.advantage, self.config.normalize_advantages)
+        policy_loss = clipped_policy_loss(log_ratio, advantage, hp.clip_epsilon)
+        value_loss = clipped_value_loss(
+            value, batch.value, batch.target, hp.clip_epsilon if self.config.clip_values else None
+        )
+        total = policy_loss + hp.value_coefficient * value_loss - hp.entropy_coefficient * entropy
+        ratio = jnp.exp(log_ratio)
+        return total, {
+            "loss": total,
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": entropy,
+            "approx_kl": jnp.mean(ratio - 1.0 - log_ratio),
+            "clip_fraction": jnp.mean(jnp.abs(ratio - 1.0) > hp.clip_epsilon),
+        }
+
+    def _clip(self, grads: Any, max_norm: jax.Array) -> tuple[Any, jax.Array]:
+        """Gradients scaled down to a global norm, and the norm before; each agent's own where nothing is shared."""
+        if not self.actor_critic.scheme.separate:
+            norm = optax.global_norm(grads)
+            return jax.tree.map(lambda g: g * jnp.minimum(1.0, max_norm / (norm + 1e-9)), grads), norm
+        num_agents = self.env.num_agents
+        # The loss is a mean over agents; an agent that learns alone has the mean over its own samples.
+        grads = jax.tree.map(lambda g: g * num_agents, grads)
+        norm = jax.vmap(optax.global_norm)(grads)  # [N]
+        scale = jnp.minimum(1.0, max_norm / (norm + 1e-9))
+        return jax.tree.map(lambda g: g * scale.reshape(-1, *[1] * (g.ndim - 1)), grads), jnp.mean(norm)
+
+
+def generalised_advantage(
+    reward: jax.Array,
+    value: jax.Array,
+    next_value: jax.Array,
+    done: jax.Array,
+    last_value: jax.Array,
+    discount: jax.Array | float,
+    gae_lambda: jax.Array | float,
+) -> jax.Array:
+    """Generalised advantage estimation (Schulman et al. 2016), float32[T, N, E].
+
+        delta_t = r_t + gamma V'_t - V_t,   V'_t = V_{t+1}, or where an episode is over the value it is bootstrapped with
+        A_t     = delta_t + gamma lambda (1 - done_t) A_{t+1}
+
+    reward, value [T, N, E]; next_value [N, E] after the last step; done bool[T, 1, E]; last_value [T, N, E]: value of the
+    state that an episode was cut at, 0 where it ended.
+    """
+    after = jnp.concatenate([value[1:], next_value[None]])
+    delta = reward + discount * jnp.where(done, last_value, after) - value
+    decay = discount * gae_lambda * (1.0 - done)
+
+    def backwards(advantage: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        delta, decay = step
+        advantage = delta + decay * advantage
+        return advantage, advantage
+
+    _, advantage = jax.lax.scan(backwards, jnp.zeros_like(next_value), (delta, decay), reverse=True)
+    return advantage
+
+
+def clipped_policy_loss(log_ratio: jax.Array, advantage: jax.Array, epsilon: jax.Array | float) -> jax.Array:
+    """-mean min(rho A, clip(rho, 1 - eps, 1 + eps) A)."""
+    ratio = jnp.exp(log_ratio)
+    clipped = jnp.clip(ratio, 1.0 - epsilon, 1.0 + epsilon)
+    return -jnp.mean(jnp.minimum(ratio * advantage, clipped * advantage))
+
+
+def clipped_value_loss(
+    value: jax.Array, old_value: jax.Array, target: jax.Array, epsilon: jax.Array | float | None
+) -> jax.Array:
+    """0.5 mean max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2); without eps the plain squared error."""
+    error = jnp.square(value - target)
+    if epsilon is not None:
+        clipped = old_value + jnp.clip(value - old_value, -epsilon, epsilon)
+        error = jnp.maximum(error, jnp.square(clipped - target))
+    return 0.5 * jnp.mean(error)
+
+
+def normalize(advantage: jax.Array, over: Literal["minibatch", "agent", "none"]) -> jax.Array:
+    """Advantages [T, N, M] to mean 0 and standard deviation 1 over everything, or over each agent's own."""
+    if over == "none":
+        return advantage
+    axes = (0, 2) if over == "agent" else None
+    mean = jnp.mean(advantage, axis=axes, keepdims=True)
+    return (advantage - mean) / (jnp.std(advantage, axis=axes, keepdims=True) + 1e-8)
+
+
+def _adam(hp: PPOHyperparameters) -> optax.GradientTransformation:
+    return optax.scale_by_adam(eps=hp.adam_epsilon)
+
+
+def _merge_time(x: jax.Array) -> jax.Array:
+    """[T, N, E, ...] -> [1, N, T·E, ...]: to a feed-forward network, time is more batch."""
+    return jnp.swapaxes(x, 0, 1).reshape(1, x.shape[1], -1, *x.shape[3:])

@@ -1,0 +1,215 @@
+"""An actor and a critic for all agents, with weights from any sharing scheme.
+
+Letters: T time, N agents, B batch, O obs, A actions (or action dimensions), G global state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from covey.policies.hypernet import CoupledHypernetwork, Hypernetwork
+from covey.policies.networks import GRU, MLP, Activation, Network, Vector, Weights
+from covey.policies.sharing import FullSharing, NoSharing, SharingScheme, count_parameters
+
+SharingName: TypeAlias = Literal[
+    "fups", "fups_id", "fups_id_only", "fups_matched", "nops", "hyper_linear", "hyper_mlp"
+]
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Networks, and which weights agents share."""
+
+    sharing: SharingName = "hyper_mlp"
+    """Who shares weights: `fups` one network for all; `fups_id` with a one-hot agent id; `fups_id_only` sees the id alone;
+    `fups_matched` is fups_id widened to hyper_mlp's parameter count; `nops` one network per agent; `hyper_linear` and
+    `hyper_mlp` generate each agent's weights from its embedding."""
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Units in each hidden layer of actor and critic (of feed-forward networks)."""
+    activation: Activation = "relu"
+    """Activation of actor and critic."""
+    recurrent: bool = False
+    """Use a gated recurrent unit in actor and critic; hypernetworks then generate the layers after it."""
+    recurrent_size: int = 128
+    """Units of the recurrent networks' layers."""
+    embedding: Literal["learned", "one_hot"] | None = None
+    """What identifies an agent to the hypernetwork; by default one_hot for hyper_linear and learned for hyper_mlp."""
+    embedding_dim: int = 4
+    """Size of learned embeddings."""
+    hypernet_hidden_sizes: tuple[int, ...] = (64,)
+    """Units in each hidden layer of hyper_mlp's generator."""
+    hypernet_bias: bool = True
+    """Add an offset that all agents share to the generated weights."""
+    hypernet_head: Literal["full", "low_rank", "chunked"] = "full"
+    """How matrices are generated: whole, as a product of two thin factors, or in chunks by one small head."""
+    hypernet_rank: int = 8
+    """Rank of a low_rank head's products."""
+    hypernet_chunk_size: int = 1024
+    """Numbers per piece of a chunked head."""
+    hypernet_shared_trunk: bool = False
+    """One generator trunk per network instead of one for each generated array."""
+    hypernet_init: Literal["paper", "exact", "default"] = "paper"
+    """How generated weights start: as in the paper, at exactly the standard scale, or like any layer (without reset fan)."""
+    hypernet_decoupled: bool = True
+    """False is the ablation without gradient decoupling: the generator also sees the observation, once per sample."""
+    separate_embeddings: bool = False
+    """One table of embeddings each for actor and critic instead of one for both."""
+    generate: Literal["both", "actor"] = "both"
+    """What the hypernetwork generates; with `actor` the critic is one network for all agents."""
+
+    def __post_init__(self) -> None:
+        for name in ("recurrent_size", "embedding_dim", "hypernet_rank", "hypernet_chunk_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: an integer of at least 1")
+        for name in ("hidden_sizes", "hypernet_hidden_sizes"):
+            if any(size < 1 for size in getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: integers of at least 1")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                choices = ", ".join(str(choice) for choice in allowed)
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {choices}")
+        if self.sharing == "hyper_mlp" and not self.hypernet_hidden_sizes:
+            raise ValueError("hypernet_hidden_sizes is empty; hyper_mlp needs a layer (hyper_linear has none)")
+        if not self.hypernet_decoupled and self.recurrent:
+            raise ValueError("hypernet_decoupled is False with recurrent; allowed: feed-forward networks only")
+
+
+_CHOICES: dict[str, tuple] = {
+    "sharing": SharingName.__args__,
+    "activation": Activation.__args__,
+    "embedding": ("learned", "one_hot", None),
+    "hypernet_head": ("full", "low_rank", "chunked"),
+    "hypernet_init": ("paper", "exact", "default"),
+    "generate": ("both", "actor"),
+}
+
+
+def make_scheme(config: PolicyConfig, num_agents: int) -> SharingScheme:
+    """The sharing scheme that `config` names, for this many agents."""
+    if config.sharing == "nops":
+        return NoSharing(num_agents)
+    if not config.sharing.startswith("hyper"):
+        identity = {"fups": "none", "fups_id_only": "only"}.get(config.sharing, "append")
+        return FullSharing(num_agents, identity)  # type: ignore[arg-type]
+    linear = config.sharing == "hyper_linear"
+    return (Hypernetwork if config.hypernet_decoupled else CoupledHypernetwork)(
+        num_agents,
+        embedding_dim=config.embedding_dim,
+        one_hot=(config.embedding or ("one_hot" if linear else "learned")) == "one_hot",
+        hidden=() if linear else config.hypernet_hidden_sizes,
+        head_bias=config.hypernet_bias,
+        head=config.hypernet_head,
+        rank=config.hypernet_rank,
+        chunk_size=config.hypernet_chunk_size,
+        shared_trunk=config.hypernet_shared_trunk,
+        separate_embeddings=config.separate_embeddings,
+        init_style=config.hypernet_init,
+        generate=("actor", "critic") if config.generate == "both" else ("actor",),
+    )
+
+
+@dataclass(frozen=True)
+class ActorCritic:
+    """Policy and value of every agent.
+
+    centralised: the critic sees the global state, without agent ids (MAPPO); else each agent's observation (IPPO).
+    continuous: the actor gives the mean of a diagonal Gaussian whose log standard deviations are learned and do not
+        depend on the observation, not clipped, starting at 0; else logits.
+    """
+
+    config: PolicyConfig
+    num_agents: int
+    obs_size: int
+    num_outputs: int
+    continuous: bool = False
+    global_size: int | None = None
+    scheme: SharingScheme = field(init=False)
+    networks: dict[str, Network] = field(init=False, hash=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scheme", make_scheme(self.config, self.num_agents))
+        object.__setattr__(self, "networks", self._networks(self.config))
+        if self.config.sharing == "fups_matched":
+            object.__setattr__(self, "networks", self._networks(self._matched()))
+
+    @property
+    def centralised(self) -> bool:
+        return self.global_size is not None
+
+    def _networks(self, config: PolicyConfig) -> dict[str, Network]:
+        def network(inputs: int, outputs: int, output_gain: float) -> Network:
+            if config.recurrent:
+                return GRU(inputs, outputs, config.recurrent_size, config.activation, output_gain)
+            return MLP(inputs, outputs, config.hidden_sizes, config.activation, output_gain)
+
+        own = self.scheme.input_size(self.obs_size)
+        networks = {
+            "actor": network(own, self.num_outputs, 0.01),
+            "critic": network(own if self.global_size is None else self.global_size, 1, 1.0),
+        }
+        return networks | ({"log_std": Vector(self.num_outputs)} if self.continuous else {})
+
+    def _matched(self) -> PolicyConfig:
+        """This config with hidden layers widened in proportion until its parameters come closest to hyper_mlp's."""
+        config = self.config
+        target = replace(self, config=replace(config, sharing="hyper_mlp")).count_parameters()
+
+        def widened(factor: float) -> PolicyConfig:
+            sizes = tuple(max(1, round(size * factor)) for size in config.hidden_sizes)
+            return replace(config, hidden_sizes=sizes, recurrent_size=max(1, round(config.recurrent_size * factor)))
+
+        def error(factor: float) -> int:
+            return abs(count_parameters(self.scheme, self._networks(widened(factor))) - target)
+
+        low, high = 0.0, 1.0
+        while count_parameters(self.scheme, self._networks(widened(high))) < target:
+            low, high = high, 2 * high
+        for _ in range(12):
+            middle = 0.5 * (low + high)
+            below = count_parameters(self.scheme, self._networks(widened(middle))) < target
+            low, high = (middle, high) if below else (low, middle)
+        return widened(min((low, high), key=error))
+
+    def count_parameters(self) -> int:
+        """How many numbers are trained."""
+        return count_parameters(self.scheme, self.networks)
+
+    def init(self, key: jax.Array) -> Any:
+        """Trainable parameters."""
+        return self.scheme.init(key, self.networks)
+
+    def weights(self, params: Any) -> dict[str, Weights]:
+        """Every agent's weights; call it once per rollout and once per gradient step."""
+        return self.scheme.weights(params, self.networks)
+
+    def start(self, batch: int) -> tuple[jax.Array, jax.Array]:
+        """Memories of actor [N, B, H] and critic [N or 1, B, H] at the start of an episode."""
+        critic_agents = 1 if self.centralised and not self.scheme.separate else self.num_agents
+        return (
+            self.networks["actor"].start(self.num_agents, batch),
+            self.networks["critic"].start(critic_agents, batch),
+        )
+
+    def policy(
+        self, weights: dict[str, Weights], obs: jax.Array, memory: jax.Array, reset: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Logits or means [T, N, B, A] and the actor's next memory, from obs [T, N, B, O] and reset bool[T, 1, B]."""
+        x = self.scheme.identify(obs)
+        return self.scheme.unroll(self.networks["actor"], weights["actor"], x, memory, reset)
+
+    def value(
+        self, weights: dict[str, Weights], critic_input: jax.Array, memory: jax.Array, reset: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Values [T, N, B] and the critic's next memory, from obs [T, N, B, O] or, centralised, states [T, 1, B, G]."""
+        x = critic_input if self.centralised else self.scheme.identify(critic_input)
+        values, memory = self.scheme.unroll(self.networks["critic"], weights["critic"], x, memory, reset)
+        time, _, batch, _ = values.shape
+        return jnp.broadcast_to(values[..., 0], (time, self.num_agents, batch)), memory
+
+    def log_std(self, weights: dict[str, Weights]) -> jax.Array:
+        """Log standard deviations of a continuous policy, broadcastable to [T, N, B, A]."""
+        return weights["log_std"]["value"][:, None]
