@@ -1,0 +1,30 @@
+"""IPPO: independent PPO, where each agent's critic sees that agent's observation; full, no or partial parameter sharing.
+
+de Witt et al.: Is Independent Learning All You Need in the StarCraft Multi-Agent Challenge?, arXiv 2011.09533.
+
+    --sharing fups_id       one network, told by a one-hot id who acts (FuPS+ID, the default)
+    --sharing fups          one network that cannot tell agents apart (FuPS)
+    --sharing fups_id_only  one network that sees the id and not the observation
+    --sharing fups_matched  FuPS+ID, widened to the parameter count of HyperMARL's MLP hypernetwork
+    --sharing nops          one network and one optimiser per agent (NoPS)
+
+Presets are the tasks of the HyperMARL paper with its settings, so that these are its baselines.
+"""
+
+from functools import partial
+
+import envs_jax
+from algos.tasks import build, for_env, presets
+from covey.experiment import cli
+
+PRESETS = presets(sharing="fups_id")
+
+if __name__ == "__main__":
+    cli.main(
+        "ippo",
+        __doc__,
+        PRESETS,
+        build=partial(build, centralised_critic=False),
+        for_env=for_env,
+        env_ids=envs_jax.registered(),
+    )
