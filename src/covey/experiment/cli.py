@@ -1,0 +1,237 @@
+"""The command line of a training program, made from the dataclasses of its settings.
+
+    python algos/<program>.py <preset or environment> [--preset-scale small] [--num-seeds 64] [--env.num-agents 8] ...
+    python algos/<program>.py --resume <folder>
+
+A program has one frozen dataclass of settings, `Args`, whose fields are frozen dataclasses in turn: `env`, `run` (a
+`RunConfig`) and whatever its method needs. Each of their fields is a flag, with the preset's value as default and the
+docstring below the field as help; flags carry no prefix but the environment's, `--env.`. A preset is a value of `Args`.
+
+Exit status: 0 done, 2 wrong input (one line says what), 3 some seed diverged, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+from covey.experiment import folder
+from covey.experiment.checkpoint import RunError
+from covey.experiment.runner import RunResult, run
+from covey.learners.base import Learner
+
+Args = TypeVar("Args")
+Presets = Mapping[str, Mapping[str, Args]]
+
+SCALES = ("paper", "small")
+
+
+class Job(NamedTuple):
+    """What `build` makes of the settings.
+
+    learner, hp: as in `covey.learners.base`. data: arrays shared by all seeds, or None.
+    """
+
+    learner: Learner
+    hp: Any
+    data: Any = None
+
+
+def main(
+    program: str,
+    doc: str | None,
+    presets: Presets[Args],
+    build: Callable[[Args], Job | tuple],
+    for_env: Callable[[str], Args] | None = None,
+    env_ids: Sequence[str] = (),
+    argv: Sequence[str] | None = None,
+) -> RunResult:
+    """Parse the command line, build the job, run it; leaves with an exit status if something is wrong.
+
+    program: the name in the run's folder. doc: the module's docstring, whose first paragraph heads the help.
+    presets: preset -> scale ("paper", "small") -> settings. for_env: settings for a registered environment that has no
+    preset; env_ids: their names. build: settings -> `Job(learner, hp, data)` or `(learner, hp)`; its ValueErrors, like
+    those of the settings, become one line. argv: in place of the command line.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    summary = (doc or "").strip().split("\n\n")[0]
+    try:
+        argv, resumed = _stored_argv(argv, program)
+        if not argv or argv[0].startswith("-"):
+            _overview(program, summary, presets, env_ids, argv)
+        name, rest = argv[0], argv[1:]
+        scale, rest = _take(rest, "--preset-scale")
+        defaults = _defaults(name, scale, presets, for_env, env_ids)
+        help_text = (
+            f"{summary}\n\nSettings of {name}" + (f" ({scale})" if scale else "") + "; see --help alone for the others."
+        )
+        args = parse(defaults, rest, prog=f"{_script()} {name}", description=help_text)
+        if resumed:
+            args = dataclasses.replace(args, run=dataclasses.replace(args.run, resume=resumed))  # type: ignore[attr-defined]
+        job = Job(*build(args))
+        description = {"program": program, "preset": name, "argv": argv, "args": args, "env": repr(args.env)}  # type: ignore[attr-defined]
+    except ValueError as error:
+        _fail(error)
+    except BrokenPipeError:  # `--help | head`: nobody reads on, which is nobody's mistake
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    render = getattr(args.env, "render", None)  # type: ignore[attr-defined]
+    try:
+        result = run(job.learner, job.hp, args.run, description, data=job.data, render=render)  # type: ignore[attr-defined]
+    except RunError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if result.diverged:
+        sys.exit(3)
+    return result
+
+
+def parse(defaults: Args, argv: Sequence[str], prog: str | None = None, description: str | None = None) -> Args:
+    """`defaults` with the changes that `argv` asks for.
+
+    Raises ValueError as the settings' own checks do; leaves with status 2 and a message on an unknown flag or a value
+    that is not of the flag's type.
+    """
+    import tyro
+
+    shown = _mirror(defaults, top=True)
+    config = (tyro.conf.AvoidSubcommands,)
+    parsed = tyro.cli(type(shown), args=list(argv), default=shown, prog=prog, description=description, config=config)
+    return _unmirror(parsed, defaults)
+
+
+def _mirror(value: Any, top: bool = False) -> Any:
+    """`value` as an instance of a type made for it, which tells tyro what it could not know from the annotations.
+
+    Its nested settings have the types that they have here (a field annotated with a base class gets the flags of the
+    environment it holds), flags lose their prefix except `--env.`, and checks wait until the flags are read, so that
+    what they raise reaches the caller and not tyro's printer.
+    """
+    import tyro
+
+    original = type(value)
+    values = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+    annotations = {}
+    for name, item in values.items():
+        if dataclasses.is_dataclass(item):
+            values[name] = item = _mirror(item)
+            prefixed = not top or name == "env"
+            annotations[name] = type(item) if prefixed else tyro.conf.OmitArgPrefixes[type(item)]
+    undocumented = (original.__doc__ or "").startswith(f"{original.__name__}(")  # what `dataclass` writes there
+    namespace = {
+        # tyro finds the help below each field by module and name.
+        "__module__": original.__module__,
+        "__qualname__": original.__qualname__,
+        "__doc__": "" if undocumented else original.__doc__,
+        "__annotations__": annotations,
+        "__post_init__": lambda self: None,
+    }
+    # Keywords only, so that fields with and without default may follow one another.
+    cls = dataclasses.dataclass(frozen=True, kw_only=True)(type(original.__name__, (original,), namespace))
+    return cls(**values)
+
+
+def _unmirror(parsed: Any, like: Any) -> Any:
+    """`parsed`, a mirror of `like`, as the real types, whose checks run now."""
+    values = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(like) if f.init}
+    for name, item in values.items():
+        if dataclasses.is_dataclass(getattr(like, name)):
+            values[name] = _unmirror(item, getattr(like, name))
+    return type(like)(**values)
+
+
+def _defaults(
+    name: str,
+    scale: str | None,
+    presets: Presets[Args],
+    for_env: Callable[[str], Args] | None,
+    env_ids: Sequence[str],
+) -> Args:
+    """The settings that the command line starts from. Raises ValueError for a name or scale that does not exist."""
+    if name in presets:
+        scales = presets[name]
+        if scale is not None and scale not in scales:
+            raise ValueError(f"--preset-scale is {scale}; {name} has: {', '.join(scales)}")
+        return scales[scale] if scale else next(iter(scales.values()))
+    if for_env and name in env_ids:
+        if scale is not None:
+            raise ValueError(f"--preset-scale is for presets ({', '.join(presets)}); {name} is an environment")
+        return for_env(name)
+    close = difflib.get_close_matches(name, [*presets, *env_ids], n=3)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    environments = f"; environments: {', '.join(env_ids)}" if env_ids else ""
+    raise ValueError(f"no preset or environment is called {name!r}; {hint}presets: {', '.join(presets)}{environments}")
+
+
+def _stored_argv(argv: list[str], program: str) -> tuple[list[str], Path | None]:
+    """The command to run and the folder to resume, if any: `--resume FOLDER [flags]` is the command that started that
+    run, with `flags` after its own."""
+    path, rest = _take(argv, "--resume")
+    if path is None:
+        return argv, None
+    if rest and not rest[0].startswith("-"):
+        return rest, Path(path)
+    record = folder.read_config(Path(path))
+    if record.get("program") != program:
+        raise RunError(f"{path} is a run of {record.get('program')}, not of {program}")
+    return [*record["argv"], *rest], Path(path)
+
+
+def _take(argv: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
+    """The value of `--flag value` or `--flag=value`, and the other arguments. Raises ValueError if it has none."""
+    rest, value = list(argv), None
+    for i, argument in enumerate(argv):
+        if argument == flag:
+            if i + 1 == len(argv):
+                raise ValueError(f"{flag} needs a value")
+            value, rest = argv[i + 1], [*argv[:i], *argv[i + 2 :]]
+        elif argument.startswith(f"{flag}="):
+            value, rest = argument.split("=", 1)[1], [*argv[:i], *argv[i + 1 :]]
+    return value, rest
+
+
+def _overview(program: str, summary: str, presets: Presets, env_ids: Sequence[str], argv: Sequence[str]) -> NoReturn:
+    """What there is to run, then every flag with the first preset's defaults; leaves."""
+    asked = "-h" in argv or "--help" in argv
+    if not asked:
+        _fail(ValueError(f"name a preset or environment first; presets: {', '.join(presets)} (--help tells more)"))
+    lines = [summary, "", "presets:"]
+    width = max(map(len, presets))
+    for name, scales in presets.items():
+        lines.append(f"  {name:<{width}}  {_one_line(next(iter(scales.values())))}; scales: {', '.join(scales)}")
+    if env_ids := [name for name in env_ids if name not in presets]:
+        lines += ["", "environments (with general settings):", f"  {', '.join(env_ids)}"]
+    name, scales = next(iter(presets.items()))
+    lines += [
+        "",
+        f"--preset-scale {{{','.join(SCALES)}}}  size of the preset",
+        "",
+        f"flags, with the defaults of {name}:",
+    ]
+    print("\n".join(lines), flush=True)
+    parse(next(iter(scales.values())), ["--help"], prog=f"{_script()} PRESET")
+    sys.exit(0)
+
+
+def _one_line(args: Any) -> str:
+    """A preset in a few words."""
+    config = args.run
+    length = f"{config.num_updates} updates" if config.num_updates else f"{config.total_steps:,} steps"
+    agents = getattr(args.env, "num_agents", None)
+    return f"{type(args.env).__name__}, {agents} agents, {config.num_seeds} seeds, {length}"
+
+
+def _script() -> str:
+    return f"python {sys.argv[0]}"
+
+
+def _fail(error: ValueError) -> NoReturn:
+    """One line on stderr, status 2."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(2)

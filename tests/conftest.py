@@ -1,0 +1,12 @@
+"""One compilation cache for all tests, kept between runs: $COVEY_CACHE_DIR, or a folder for tests in ~/.cache."""
+
+import os
+from pathlib import Path
+
+import jax
+
+# Subprocesses of tests inherit both.
+os.environ.setdefault("COVEY_CACHE_DIR", str(Path.home() / ".cache" / "covey" / "tests"))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.environ["COVEY_CACHE_DIR"])
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
