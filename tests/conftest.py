@@ -5,7 +5,16 @@ from pathlib import Path
 
 import jax
 
-# Subprocesses of tests inherit both.
+# Compile fast rather than well: tests run tiny programs, and compiling is most of their time. (Never for benchmarks.)
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_use_fusion_emitters=false",
+    ]
+)
+
+# Subprocesses of tests inherit all of this.
 os.environ.setdefault("COVEY_CACHE_DIR", str(Path.home() / ".cache" / "covey" / "tests"))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.environ["COVEY_CACHE_DIR"])
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])

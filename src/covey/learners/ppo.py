@@ -477,12 +477,12 @@ class PPO:
     def _clip(self, grads: Any, max_norm: jax.Array) -> tuple[Any, jax.Array]:
         """Gradients scaled down to a global norm, and the norm before; each agent's own where nothing is shared."""
         if not self.actor_critic.scheme.separate:
-            norm = optax.global_norm(grads)
+            norm = optax.tree.norm(grads)
             return jax.tree.map(lambda g: g * jnp.minimum(1.0, max_norm / (norm + 1e-9)), grads), norm
         num_agents = self.env.num_agents
         # The loss is a mean over agents; an agent that learns alone has the mean over its own samples.
         grads = jax.tree.map(lambda g: g * num_agents, grads)
-        norm = jax.vmap(optax.global_norm)(grads)  # [N]
+        norm = jax.vmap(optax.tree.norm)(grads)  # [N]
         scale = jnp.minimum(1.0, max_norm / (norm + 1e-9))
         return jax.tree.map(lambda g: g * scale.reshape(-1, *[1] * (g.ndim - 1)), grads), jnp.mean(norm)
 
