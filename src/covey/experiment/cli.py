@@ -159,7 +159,7 @@ def _defaults(
         if scale is not None and scale not in scales:
             raise ValueError(f"--preset-scale is {scale}; {name} has: {', '.join(scales)}")
         return scales[scale] if scale else next(iter(scales.values()))
-    if for_env and name in env_ids:
+    if for_env and (name in env_ids or "/" in name):  # "family/name": the registry knows whether there is such a one.
         if scale is not None:
             raise ValueError(f"--preset-scale is for presets ({', '.join(presets)}); {name} is an environment")
         return for_env(name)
