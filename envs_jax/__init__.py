@@ -10,3 +10,6 @@ for _name in ("specialisation", "synchronisation"):
     register(_name, f"envs_jax.games.matching:{_name.capitalize()}")
 for _name in ("dispersion", "navigation"):
     register(_name, f"envs_jax.particles.{_name}:{_name.capitalize()}")
+register("polynomial", "envs_jax.games.polynomial:PolynomialGame")
+for _name in ("multiplication", "twin_peaks", "action_agreement"):
+    register(f"polynomial/{_name}", f"envs_jax.games.polynomial:{_name.title().replace('_', '')}")

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True)
 def pytree(cls: type[T]) -> type[T]:
-    """Make `cls` a frozen dataclass that JAX traverses field by field; every field is an array or a pytree of arrays."""
+    """Make `cls` a frozen dataclass that JAX traverses field by field; a field is an array or a pytree of arrays."""
     return jax.tree_util.register_dataclass(dataclass(frozen=True)(cls))
 
 
@@ -223,7 +223,7 @@ class MultiAgentEnv:
         return self.global_state(state)
 
     def stack_actions(self, actions: dict[str, jax.Array]) -> jax.Array:
-        """Actions by agent to one array [N, ...]; discrete ones may have shape `()` or `(1,)`, smaller ones are padded."""
+        """Actions by agent to one array [N, ...]; discrete ones have shape `()` or `(1,)`, smaller ones are padded."""
         space = self.action_space()
         return jnp.stack([_pad(jnp.asarray(actions[a]), self.action_space(a), space) for a in self.agents])
 

@@ -48,15 +48,17 @@ def make(env_id: str, **kwargs: Any) -> MultiAgentEnv:
         hint = f" (did you mean '{close[0]}'?)" if close else ""
         raise ValueError(f"unknown environment '{env_id}'{hint}; registered: {', '.join(registered())}")
     entry_point, defaults = _REGISTRY[env_id]
+    build: Callable[..., MultiAgentEnv]
     if isinstance(entry_point, str):
         module, _, attribute = entry_point.partition(":")
-        entry_point = getattr(importlib.import_module(module), attribute)
-    assert callable(entry_point)
-    allowed = _keywords(entry_point)
+        build = getattr(importlib.import_module(module), attribute)
+    else:
+        build = entry_point
+    allowed = _keywords(build)
     unknown = [name for name in kwargs if allowed is not None and name not in allowed]
     if unknown:
         raise ValueError(f"{env_id}: unknown keyword '{unknown[0]}'; allowed: {', '.join(allowed or [])}")
-    return entry_point(**(defaults | kwargs))
+    return build(**(defaults | kwargs))
 
 
 def _keywords(entry_point: Callable[..., Any]) -> list[str] | None:

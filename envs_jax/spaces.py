@@ -65,7 +65,9 @@ class Box:
         """`(low, high)` as NumPy arrays of the box's shape."""
 
         def expand(bound: Bound) -> np.ndarray:
-            return np.broadcast_to(np.asarray(bound, self.dtype).reshape(self.shape if np.ndim(bound) else ()), self.shape)
+            return np.broadcast_to(
+                np.asarray(bound, self.dtype).reshape(self.shape if np.ndim(bound) else ()), self.shape
+            )
 
         return expand(self.low), expand(self.high)
 
