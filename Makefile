@@ -26,6 +26,28 @@ train: setup ## Train HyperMARL-IPPO and its baselines on Dispersion, 8 seeds ea
 		--out $(RUNS)/comparison.png
 	@echo "To train anew, delete $(RUNS)."
 
+# --- Studies: hours on two cores. What they wrote is committed under results/, with these commands. ---
+
+STUDY := runs/reproduce
+STEPS ?= 2000000
+
+# $(1) folder, $(2) runs: copy each run's table and settings, and compare them.
+collect = mkdir -p results/$(1) && for run in $(2); do \
+	cp $(STUDY)/$(1)/$$run/metrics.csv results/$(1)/$$run.csv; \
+	cp $(STUDY)/$(1)/$$run/config.json results/$(1)/$$run.json; done
+
+.PHONY: reproduce-dispersion
+DISPERSION := nops fups_id hyper_linear hyper_mlp_exact hyper_mlp
+reproduce-dispersion: setup ## Dispersion with the paper's settings, 10 seeds, five schemes (STEPS=20000000 for the paper's length)
+	@for run in $(DISPERSION); do case $$run in \
+		nops|fups_id) program="baselines/ippo.py"; flags="--sharing $$run";; \
+		hyper_mlp_exact) program="algos/hypermarl_ippo.py"; flags="--sharing hyper_mlp --hypernet-init exact";; \
+		*) program="algos/hypermarl_ippo.py"; flags="--sharing $$run";; esac; \
+		$(call run_or_resume,$$program dispersion --total-steps $(STEPS) --num-evaluations 40 --chunks 40 $$flags,$(STUDY)/dispersion/$$run) || exit; done
+	@$(call collect,dispersion,$(DISPERSION))
+	@$(BIN)/python -m covey.experiment.compare $(DISPERSION:%=$(STUDY)/dispersion/%) --labels $(DISPERSION) \
+		--out results/dispersion/curves.png --csv results/dispersion/curves.csv
+
 .PHONY: test
 test: setup lint types ## Lint, types, tests
 	@$(BIN)/python -m pytest

@@ -1,7 +1,8 @@
 """The HyperMARL paper's tasks for PPO: environment, networks and settings, shared by all PPO programs here.
 
-`paper` is the paper's scale, with its settings where they are known (arXiv 2412.04233v4, tables 9 to 14, and the authors'
-configuration files); `small` ends within minutes on two CPU cores. What the paper does not say is marked "ours".
+`paper` is the paper's scale, with its settings where they are known (arXiv 2412.04233v4, tables 9 to 14, and the
+authors' configuration files); `small` ends within minutes on two CPU cores. What the paper does not say is marked
+"ours".
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ _DISPERSION = Args(
 )
 _DISPERSION_SMALL = replace(_DISPERSION, run=RunConfig(num_seeds=8, total_steps=400_000, num_evaluations=20, chunks=20))
 
-# Table 14; table 13, the rest, could not be had: the settings of the benchmark that the paper matches (BenchMARL's IPPO).
+# Table 14; table 13, the rest, could not be had: the settings of the benchmark that the paper matches (BenchMARL's
+# IPPO).
 _NAVIGATION = Args(
     env=envs_jax.make("navigation", num_agents=4),
     policy=PolicyConfig(hidden_sizes=(256, 256), activation="tanh"),

@@ -1,4 +1,5 @@
-"""IPPO: independent PPO, where each agent's critic sees that agent's observation; full, no or partial parameter sharing.
+"""IPPO: independent PPO, where each agent's critic sees that agent's observation; full, no or partial parameter
+sharing.
 
 de Witt et al.: Is Independent Learning All You Need in the StarCraft Multi-Agent Challenge?, arXiv 2011.09533.
 

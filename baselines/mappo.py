@@ -1,7 +1,7 @@
 """MAPPO: PPO with critics that see the global state, without agent ids; full, no or partial parameter sharing.
 
-Yu et al.: The Surprising Effectiveness of PPO in Cooperative, Multi-Agent Games, arXiv 2103.01955. Sharing schemes as in
-`ippo.py`; where agents share one critic, they share its value of the state. Value normalisation is not included.
+Yu et al.: The Surprising Effectiveness of PPO in Cooperative, Multi-Agent Games, arXiv 2103.01955. Sharing schemes as
+in `ippo.py`; where agents share one critic, they share its value of the state. Value normalisation is not included.
 """
 
 from functools import partial

@@ -2,8 +2,8 @@
 
     python benchmarks/environments.py --out results/benchmarks/environments.csv
 
-Auto-reset on, observations of all agents summed into the result so that none is left out, actions drawn inside. Steps are
-environment steps (all agents act once). Programs take turns within one process; compile time is apart.
+Auto-reset on, observations of all agents summed into the result so that none is left out, actions drawn inside. Steps
+are environment steps (all agents act once). Programs take turns within one process; compile time is apart.
 """
 
 from __future__ import annotations
@@ -112,7 +112,10 @@ def main(args: Args) -> None:
             for name, program in programs.items():
                 median = statistics.median(seconds[name])
                 row = {"environment": name, "agents": agents, "envs": num_envs}
-                row |= {"steps_per_s": round(num_envs * args.steps / median), "to_simple_spread": round(peer / median, 2)}
+                row |= {
+                    "steps_per_s": round(num_envs * args.steps / median),
+                    "to_simple_spread": round(peer / median, 2),
+                }
                 row |= spread(seconds[name]) | {"compile_s": round(program.compile_seconds, 2)}
                 rows.append(row)
                 print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)

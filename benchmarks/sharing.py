@@ -5,8 +5,8 @@
 One PPO update's learning phase (4 epochs of 2 minibatches over 16 environments x 128 steps, networks of 64-64, 16
 observations, 9 actions: the Dispersion settings), without the rollout, for one seed. `authors` is hyper_mlp computed as
 in the HyperMARL authors' code: every agent's network runs on all agents' samples, then each sample's own output is
-picked. All schemes take turns within one process; ratios are of medians. `optimiser_ms` is the time of clipping and Adam
-alone for one gradient step, times their number.
+picked. All schemes take turns within one process; ratios are of medians. `optimiser_ms` is the time of clipping and
+Adam alone for one gradient step, times their number.
 """
 
 from __future__ import annotations

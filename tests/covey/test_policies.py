@@ -1,4 +1,5 @@
-"""Sharing schemes and hypernetworks: exactness against each other, against agents run alone, and against closed forms."""
+"""Sharing schemes and hypernetworks: exactness against each other, against agents run alone, and against closed
+forms."""
 
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from covey.policies.distributions import (
 )
 from covey.policies.networks import GRU, MLP, Leaf, dense, orthogonal
 
-N, B, O, A = 3, 5, 6, 4
+N, B, O, A = 3, 5, 6, 4  # noqa: E741
 SHARINGS = ("fups", "fups_id", "fups_id_only", "fups_matched", "nops", "hyper_linear", "hyper_mlp")
 SMALL = PolicyConfig(hidden_sizes=(8, 7), hypernet_hidden_sizes=(6,), recurrent_size=8)
 NO_RESET = jnp.zeros((1, 1, B), bool)
@@ -66,7 +67,9 @@ def test_leaf_rms_is_that_of_its_initialisation():
         np.testing.assert_allclose(jnp.sqrt(jnp.mean(x**2)), leaf.rms, rtol=1e-4)
 
 
-@pytest.mark.parametrize("num_agents,embedding_dim,width", [(2, 4, 64), (4, 4, 64), (8, 4, 16), (20, 64, 16), (5, 3, 32)])
+@pytest.mark.parametrize(
+    "num_agents,embedding_dim,width", [(2, 4, 64), (4, 4, 64), (8, 4, 16), (20, 64, 16), (5, 3, 32)]
+)
 @pytest.mark.parametrize("head", ["full", "low_rank", "chunked"])
 def test_exact_init_has_the_standard_scale(num_agents, embedding_dim, width, head):
     config = PolicyConfig(
@@ -141,7 +144,9 @@ def test_matched_full_sharing_has_the_hypernetworks_parameter_count():
 
 
 def test_linear_without_bias_has_nops_count():
-    assert make(sharing="hyper_linear", hypernet_bias=False).count_parameters() == make(sharing="nops").count_parameters()
+    assert (
+        make(sharing="hyper_linear", hypernet_bias=False).count_parameters() == make(sharing="nops").count_parameters()
+    )
 
 
 # --- Forward passes ---
@@ -283,9 +288,7 @@ def test_generator_does_not_see_observations_and_coupled_one_does(obs):
 def test_coupled_generator_equals_one_sample_at_a_time(obs):
     """Per-sample generation against weights written out for each sample."""
     ac = make(sharing="hyper_mlp", hypernet_decoupled=False)
-    params = jax.tree.map(
-        lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), ac.init(jax.random.key(0))
-    )
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), ac.init(jax.random.key(0)))
     logits, _ = outputs(ac, params, obs)
     own = {k: np.asarray(v, np.float64) for k, v in params["actor"].items()}
     leaves = list(ac.networks["actor"].leaves())
@@ -320,9 +323,7 @@ def test_coupled_generator_equals_one_sample_at_a_time(obs):
 )
 def test_hypernetwork_options_run_and_every_parameter_learns(changes, obs):
     ac = make(**({"sharing": "hyper_mlp"} | changes))
-    params = jax.tree.map(
-        lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), ac.init(jax.random.key(0))
-    )
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), ac.init(jax.random.key(0)))
     grads = jax.grad(lambda p: sum(jnp.sum(jnp.tanh(y)) for y in outputs(ac, p, obs)))(params)
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         assert bool(jnp.any(grad != 0)), jax.tree_util.keystr(path)

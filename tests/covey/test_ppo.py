@@ -159,7 +159,9 @@ def test_loss_parts_by_hand():
 
 def test_linear_hypernetwork_without_bias_trains_exactly_as_nops():
     """Outputs, losses and, after Adam steps with per-agent clipping, parameters."""
-    nops, linear = (learner("cue", 2, sharing=s, policy=replace(TINY, hypernet_bias=False)) for s in ("nops", "hyper_linear"))
+    nops, linear = (
+        learner("cue", 2, sharing=s, policy=replace(TINY, hypernet_bias=False)) for s in ("nops", "hyper_linear")
+    )
     hp = replace(HP, max_grad_norm=0.05)  # Clips for sure.
     (a, m), (b, k) = train(nops, 6, hp=hp), train(linear, 6, hp=hp)
     for name in ("loss", "grad_norm", "entropy", "value_loss", "approx_kl"):
@@ -193,7 +195,9 @@ def test_learning_rate_anneals_to_zero_and_hyperparameters_are_leaves():
     hp = replace(HP, learning_rate=jnp.array([1e-3, 0.0]))
     state, _ = jax.jit(make_train(ppo, 4, 1))(seed_keys(0, 2), hp)
     initial = jax.vmap(ppo.init)(seed_keys(0, 2), jax.tree.map(lambda x: jnp.broadcast_to(x, (2,)), hp))
-    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(axis=tuple(range(1, a.ndim))), state.carries.params, initial.params)
+    moved = jax.tree.map(
+        lambda a, b: np.abs(a - b).max(axis=tuple(range(1, a.ndim))), state.carries.params, initial.params
+    )
     for change in jax.tree.leaves(moved["actor"]):
         assert change[0] > 1e-4 and change[1] < 1e-6  # One seed learns with 1e-3, the other with 0.
     # Adam moves a parameter by at most about the learning rate per step: 8 steps at 1, 3/4, 1/2, 1/4 of it.
@@ -274,13 +278,15 @@ def test_recurrent_policies_remember(sharing):
 
 @pytest.mark.parametrize("kind,value", [("endless", 2.0), ("ending", 1.25)])
 def test_values_at_the_end_of_an_episode(kind, value):
-    """gamma = 1/2, reward 1, episodes of two steps. Cut off: V = 1 / (1 - gamma) = 2 at any step. Ended: 1.5, then 1."""
+    """gamma = 1/2, reward 1, episodes of two steps. Cut off: V = 1 / (1 - gamma) = 2. Ended: 1.5, then 1."""
     hp = replace(HP, discount=0.5, value_coefficient=1.0, max_grad_norm=10.0)
     ppo = learner(kind, 2, sharing="fups", config=replace(CONFIG, clip_values=False))
     state, _ = train(ppo, 60, hp=hp)
     carry = jax.tree.map(lambda x: x[0], state.carries)
     _, rollout, _ = ppo._rollout(carry, jax.random.key(0))
-    np.testing.assert_allclose(np.asarray(rollout.value).mean(), value, atol=0.06)  # Steps look alike: the mean of both.
+    np.testing.assert_allclose(
+        np.asarray(rollout.value).mean(), value, atol=0.06
+    )  # Steps look alike: the mean of both.
 
 
 # --- Statistics ---

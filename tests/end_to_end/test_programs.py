@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("algos/hypermarl_ippo.py", "algos/hypermarl_mappo.py", "baselines/ippo.py", "baselines/mappo.py")
-TINY = (
+TINY = (  # noqa: SIM905
     "--num-envs 4 --num-steps 8 --num-minibatches 2 --update-epochs 2 --eval-episodes 2 --num-seeds 2 "
     "--hidden-sizes 8 --hypernet-hidden-sizes 6 --num-updates 6 --num-evaluations 3 --chunks 3"
 ).split()
@@ -64,7 +64,10 @@ def undisturbed(tmp_path_factory) -> Path:
     "program,task",
     [
         (PROGRAMS[0], ["dispersion", "--env.max-steps", "8"]),
-        (PROGRAMS[1], ["navigation", "--env.num-agents", "2", "--env.max-steps", "8", "--recurrent", "--recurrent-size", "8"]),
+        (
+            PROGRAMS[1],
+            ["navigation", "--env.num-agents", "2", "--env.max-steps", "8", "--recurrent", "--recurrent-size", "8"],
+        ),
         (PROGRAMS[2], ["synchronisation", "--env.max-steps", "8", "--sharing", "nops"]),
         (PROGRAMS[3], ["jaxmarl/MPE_simple_spread_v3", "--eval-steps", "5"]),
     ],

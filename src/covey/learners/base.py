@@ -14,7 +14,8 @@ Metrics: TypeAlias = dict[str, jax.Array]
 
 
 class Learner(Protocol):
-    """One seed's training: a frozen value of static settings with pure functions; `covey.experiment` maps it over seeds.
+    """One seed's training: a frozen value of static settings with pure functions; `covey.experiment` maps it over
+    seeds.
 
     `hp` is a pytree of scalar arrays (learning rate, discount, ...), so that seeds and hyper-parameters vmap together.
     `carry` is a pytree of arrays and holds everything that changes, `hp` included.
@@ -42,5 +43,6 @@ class Learner(Protocol):
         ...
 
     def episode(self, carry: Any, key: jax.Array) -> tuple[Any, jax.Array]:
-        """One greedy episode to draw: `(states, valid)`, states stacked over time [T, ...], valid bool[T]: not yet over."""
+        """One greedy episode to draw: `(states, valid)`, states stacked over time [T, ...], valid bool[T]: not yet
+        over."""
         ...

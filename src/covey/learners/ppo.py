@@ -1,6 +1,6 @@
 """Proximal policy optimisation for many agents: IPPO and MAPPO under any sharing scheme.
 
-    L_clip  = -E[min(rho A, clip(rho, 1 - eps, 1 + eps) A)],   rho = pi(a | o) / pi_old(a | o)     (Schulman et al. 2017)
+    L_clip  = -E[min(rho A, clip(rho, 1 - eps, 1 + eps) A)],   rho = pi(a | o) / pi_old(a | o)   (Schulman et al. 2017)
     L_value = 0.5 E[max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2)]
     L       = L_clip + c_v L_value - c_e H
 
@@ -44,7 +44,8 @@ class PPOConfig:
     update_epochs: int = 4
     """Passes over the rollout per update."""
     num_minibatches: int = 2
-    """Minibatches per pass; each holds every agent equally often. Must divide num_envs x num_steps (recurrent: num_envs)."""
+    """Minibatches per pass; each holds every agent equally often. Must divide num_envs x num_steps (if recurrent,
+    num_envs)."""
     normalize_advantages: Literal["minibatch", "agent", "none"] = "minibatch"
     """Advantages to mean 0 and deviation 1: over a minibatch, over each agent's part of it, or not at all."""
     clip_values: bool = True
@@ -63,9 +64,7 @@ class PPOConfig:
         if self.eval_steps is not None and self.eval_steps < 1:
             raise ValueError(f"eval_steps is {self.eval_steps}; allowed: an integer of at least 1, or None")
         if self.normalize_advantages not in ("minibatch", "agent", "none"):
-            raise ValueError(
-                f"normalize_advantages is {self.normalize_advantages!r}; allowed: minibatch, agent, none"
-            )
+            raise ValueError(f"normalize_advantages is {self.normalize_advantages!r}; allowed: minibatch, agent, none")
 
 
 @jax.tree_util.register_dataclass
@@ -173,16 +172,19 @@ class PPO:
             raise ValueError(f"num_minibatches is {count}; allowed: a divisor of {what} = {samples}")
         if config.anneal_learning_rate and self.num_updates is None:
             raise ValueError("anneal_learning_rate needs num_updates, the length of the run")
-        if self._eval_steps is None:
-            raise ValueError("eval_steps is None and the environment has no time limit; give eval_steps a number")
+        _ = self.eval_steps  # Raises where there is no number.
 
     @property
     def steps_per_update(self) -> int:
         return self.config.num_envs * self.config.num_steps
 
     @property
-    def _eval_steps(self) -> int | None:
-        return self.config.eval_steps or self.env.max_steps
+    def eval_steps(self) -> int:
+        """Steps after which an evaluation episode is cut."""
+        steps = self.config.eval_steps or self.env.max_steps
+        if steps is None:
+            raise ValueError("eval_steps is None and the environment has no time limit; give eval_steps a number")
+        return steps
 
     @cached_property
     def actor_critic(self) -> ActorCritic:
@@ -271,7 +273,7 @@ class PPO:
         weights = self.actor_critic.weights(carry.params)
         count = self.config.eval_episodes
 
-        def step(loop: tuple, key_step: jax.Array) -> tuple[tuple, None]:
+        def step(loop: tuple, key_step: jax.Array) -> tuple[tuple, jax.Array]:
             env_state, memory, alive, totals = loop
             env_state, memory, outcome = self._greedy_step(weights, env_state, memory, key_step)
             seen = {"episode_return": outcome.reward} | outcome.info  # Each [E, N].
@@ -287,7 +289,7 @@ class PPO:
         start = (env_state, self.actor_critic.start(count)[0])
         outcome = jax.eval_shape(lambda: self._greedy_step(weights, *start, key)[2])
         totals = dict.fromkeys(["episode_return", *outcome.info], zeros)
-        keys = jax.random.split(key_steps, self._eval_steps)
+        keys = jax.random.split(key_steps, self.eval_steps)
         (_, _, _, totals), alive = jax.lax.scan(step, (*start, jnp.ones(count, jnp.bool_), totals), keys)
         length = jnp.sum(alive, axis=0).astype(jnp.float32)  # [E]
         return {name: jnp.mean(total, axis=0) for name, total in totals.items()} | {
@@ -309,7 +311,7 @@ class PPO:
         key_init, key_steps = jax.random.split(key)
         env_state = jax.vmap(self.env.init)(key_init[None])
         loop = (env_state, self.actor_critic.start(1)[0], jnp.ones(1, jnp.bool_))
-        (last, _, alive), (states, valid) = jax.lax.scan(step, loop, jax.random.split(key_steps, self._eval_steps))
+        (last, _, alive), (states, valid) = jax.lax.scan(step, loop, jax.random.split(key_steps, self.eval_steps))
         # The state that ends the episode is worth seeing: shift it in after the last valid one.
         states = jax.tree.map(lambda s, end: jnp.concatenate([s, end[None]])[:, 0], states, last)
         valid = jnp.concatenate([jnp.ones((1, 1), jnp.bool_), valid])[:, 0]
@@ -364,7 +366,7 @@ class PPO:
         return env_state, memory, outcome
 
     def _rollout(self, carry: PPOCarry, key: jax.Array) -> tuple[PPOCarry, Step, jax.Array]:
-        """T steps of E environments: the carry after them, the rollout [T, N, E, ...], the next state's value [N, E]."""
+        """T steps of E environments: the carry after them, the rollout [T, N, E, ...], next state's values [N, E]."""
         weights = self.actor_critic.weights(carry.params)
 
         def values(obs: jax.Array, global_state: Any, memory: jax.Array, reset: jax.Array) -> tuple[jax.Array, Any]:
@@ -438,7 +440,7 @@ class PPO:
             params, optimizer = loop
             minibatch = jax.tree.map(lambda x: x[:, :, index], batch)
             (_, metrics), grads = jax.value_and_grad(self.loss, has_aux=True)(params, minibatch, carry.hp)
-            grads, norm = self._clip(grads, carry.hp.max_grad_norm)
+            grads, norm = self._clip(grads, jnp.asarray(carry.hp.max_grad_norm))
             updates, optimizer = _adam(carry.hp).update(grads, optimizer)
             params = jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)
             return (params, optimizer), metrics | {"grad_norm": norm}
@@ -498,11 +500,11 @@ def generalised_advantage(
 ) -> jax.Array:
     """Generalised advantage estimation (Schulman et al. 2016), float32[T, N, E].
 
-        delta_t = r_t + gamma V'_t - V_t,   V'_t = V_{t+1}, or where an episode is over the value it is bootstrapped with
+        delta_t = r_t + gamma V'_t - V_t,   V'_t = V_{t+1}, or at an episode's end what it is bootstrapped with
         A_t     = delta_t + gamma lambda (1 - done_t) A_{t+1}
 
-    reward, value [T, N, E]; next_value [N, E] after the last step; done bool[T, 1, E]; last_value [T, N, E]: value of the
-    state that an episode was cut at, 0 where it ended.
+    reward, value [T, N, E]; next_value [N, E] after the last step; done bool[T, 1, E]; last_value [T, N, E]: value of
+    the state that an episode was cut at, 0 where it ended.
     """
     after = jnp.concatenate([value[1:], next_value[None]])
     delta = reward + discount * jnp.where(done, last_value, after) - value

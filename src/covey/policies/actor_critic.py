@@ -15,9 +15,7 @@ from covey.policies.hypernet import CoupledHypernetwork, Hypernetwork
 from covey.policies.networks import GRU, MLP, Activation, Network, Vector, Weights
 from covey.policies.sharing import FullSharing, NoSharing, SharingScheme, count_parameters
 
-SharingName: TypeAlias = Literal[
-    "fups", "fups_id", "fups_id_only", "fups_matched", "nops", "hyper_linear", "hyper_mlp"
-]
+SharingName: TypeAlias = Literal["fups", "fups_id", "fups_id_only", "fups_matched", "nops", "hyper_linear", "hyper_mlp"]
 
 
 @dataclass(frozen=True)
@@ -25,9 +23,9 @@ class PolicyConfig:
     """Networks, and which weights agents share."""
 
     sharing: SharingName = "hyper_mlp"
-    """Who shares weights: `fups` one network for all; `fups_id` with a one-hot agent id; `fups_id_only` sees the id alone;
-    `fups_matched` is fups_id widened to hyper_mlp's parameter count; `nops` one network per agent; `hyper_linear` and
-    `hyper_mlp` generate each agent's weights from its embedding."""
+    """Who shares weights: `fups` one network for all; `fups_id` with a one-hot agent id; `fups_id_only` sees the id
+    alone; `fups_matched` is fups_id widened to hyper_mlp's parameter count; `nops` one network per agent;
+    `hyper_linear` and `hyper_mlp` generate each agent's weights from its embedding."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Units in each hidden layer of actor and critic (of feed-forward networks)."""
     activation: Activation = "relu"
@@ -53,7 +51,8 @@ class PolicyConfig:
     hypernet_shared_trunk: bool = False
     """One generator trunk per network instead of one for each generated array."""
     hypernet_init: Literal["paper", "exact", "default"] = "paper"
-    """How generated weights start: as in the paper, at exactly the standard scale, or like any layer (without reset fan)."""
+    """How generated weights start: as in the paper, at exactly the standard scale, or like any layer (without reset
+    fan)."""
     hypernet_decoupled: bool = True
     """False is the ablation without gradient decoupling: the generator also sees the observation, once per sample."""
     separate_embeddings: bool = False

@@ -17,7 +17,9 @@ def mask_logits(logits: jax.Array, mask: jax.Array) -> jax.Array:
 
 def categorical_log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
     """log softmax(logits)[action]: logits [..., A], action int[...] -> [...]."""
-    chosen = jax.nn.one_hot(action, logits.shape[-1], dtype=logits.dtype)  # Cheaper than a gather, and than its gradient.
+    chosen = jax.nn.one_hot(
+        action, logits.shape[-1], dtype=logits.dtype
+    )  # Cheaper than a gather, and than its gradient.
     return jnp.sum(jnp.where(chosen > 0, jax.nn.log_softmax(logits), 0.0), axis=-1)
 
 

@@ -7,8 +7,8 @@ Identity goes into the generator, the observation into the generated network, an
     grad_psi J = sum_i  J_i Z_i,   J_i = d theta_i / d psi,   Z_i = E[A grad_theta_i log pi_theta_i]   (paper, eq. 4).
 
 `hidden = ()` is the paper's linear variant, theta_i = e_i W + b; with one-hot embeddings and no b it is NoPS exactly.
-With hidden layers it is the MLP variant: every generated array has its own small network of ReLU layers ("trunk") on the
-embedding, followed by a linear head. All trunks of a network run as one batched product.
+With hidden layers it is the MLP variant: every generated array has its own small network of ReLU layers ("trunk") on
+the embedding, followed by a linear head. All trunks of a network run as one batched product.
 
 Letters: N agents, E embedding size, K trunks, H trunk width, B batch, I inputs, O outputs.
 """
@@ -30,12 +30,14 @@ Params: TypeAlias = dict[str, jax.Array]
 
 @dataclass(frozen=True)
 class Hypernetwork(SharingScheme):
-    """Generated weights. Leaves that a network marks as not generated (a GRU) are shared by all agents, as in the paper.
+    """Generated weights. Leaves that a network marks as not generated (a GRU) are shared by all agents, as in the
+    paper.
 
     embedding_dim, one_hot: size of the learned embeddings, or constant one-hot ones of size N.
     hidden: widths of the trunk's layers; () for the linear variant.
     head_bias: whether a head has an offset that all agents share.
-    head: "full"; "low_rank" generates two factors of each matrix; "chunked" generates it in pieces of `chunk_size` by one
+    head: "full"; "low_rank" generates two factors of each matrix; "chunked" generates it in pieces of `chunk_size` by
+    one
         small head, told apart by learned chunk embeddings.
     shared_trunk: one trunk per network instead of one per generated array.
     separate_embeddings: one table of embeddings per network instead of one for all.
@@ -87,7 +89,7 @@ class Hypernetwork(SharingScheme):
             # Fold in a number that no network has.
             params["embedding"] = self._init_embeddings(jax.random.fold_in(key, len(networks)), networks)
         for name, network, key_network in keyed_networks(key, networks):
-            params[name] = self._init_network(key_network, name, network, self._embedding(params, name))
+            params[name] = self._init_network(key_network, name, network, params)
         return params
 
     def _init_embeddings(self, key: jax.Array, networks: Networks) -> Any:
@@ -104,16 +106,16 @@ class Hypernetwork(SharingScheme):
         if self.one_hot:
             return jnp.eye(self.num_agents, dtype=jnp.float32)
         table = params["embedding"]
-        return table.get(name) if isinstance(table, dict) else table
+        return table[name] if isinstance(table, dict) else table
 
-    def _init_network(self, key: jax.Array, name: str, network: Network, embedding: jax.Array) -> Params:
+    def _init_network(self, key: jax.Array, name: str, network: Network, tables: Any) -> Params:
         generated = self.generated(name, network)
         params: Params = {}
         features = None
         if generated:
             params |= self._init_trunks(jax.random.fold_in(key, len(network.leaves())), len(generated), network)
             if self.init_style == "exact" and not self._row_per_agent:
-                features = self._features(params, embedding, len(generated))
+                features = self._features(params, self._embedding(tables, name), len(generated))
         for leaf_name, leaf, key_leaf in keyed_leaves(key, network):
             if leaf_name not in generated:
                 params[leaf_name] = leaf.init(key_leaf)
@@ -166,17 +168,16 @@ class Hypernetwork(SharingScheme):
     # --- Weights ---
 
     def weights(self, params: Any, networks: Networks) -> dict[str, Weights]:
-        return {
-            name: self._generate_network(params[name], name, network, self._embedding(params, name))
-            for name, network in networks.items()
-        }
+        return {name: self._generate_network(params, name, network) for name, network in networks.items()}
 
-    def _generate_network(self, params: Params, name: str, network: Network, embedding: jax.Array) -> Weights:
-        generated = self.generated(name, network)
-        weights = {leaf: params[leaf][None] for leaf in network.leaves() if leaf not in generated}
-        features = None if self._row_per_agent or not generated else self._features(params, embedding, len(generated))
+    def _generate_network(self, params: Any, name: str, network: Network) -> Weights:
+        own, generated = params[name], self.generated(name, network)
+        weights = {leaf: own[leaf][None] for leaf in network.leaves() if leaf not in generated}
+        features = None
+        if generated and not self._row_per_agent:
+            features = self._features(own, self._embedding(params, name), len(generated))
         for leaf_name, index in generated.items():
-            head = _part(params, leaf_name)
+            head = _part(own, leaf_name)
             if features is None:  # A one-hot embedding picks row i: no product.
                 weights[leaf_name] = head["head"] + head.get("head_bias", 0.0)
             else:
@@ -196,10 +197,11 @@ class Hypernetwork(SharingScheme):
 
 @dataclass(frozen=True)
 class CoupledHypernetwork(Hypernetwork):
-    """The paper's ablation "without gradient decoupling": the generator sees [o_t, e_i], and weights are made per sample.
+    """The paper's ablation "without gradient decoupling": the generator sees [o_t, e_i], and weights are made per
+    sample.
 
-    Feed-forward networks only. The generated matrix of a sample is never written out: with features f and a head of rows
-    Q_h, x W = sum_h f_h (x Q_h).
+    Feed-forward networks only. The generated matrix of a sample is never written out: with features f and a head of
+    rows Q_h, x W = sum_h f_h (x Q_h).
     """
 
     def __post_init__(self) -> None:
@@ -214,10 +216,10 @@ class CoupledHypernetwork(Hypernetwork):
             raise ValueError(f"without gradient decoupling only feed-forward networks work; got {network}")
         return network.inputs + self.embedding_size
 
-    def _generate_network(self, params: Params, name: str, network: Network, embedding: jax.Array) -> Weights:
+    def _generate_network(self, params: Any, name: str, network: Network) -> Weights:
         if not self.generated(name, network):
-            return super()._generate_network(params, name, network, embedding)
-        return params | {"embedding": embedding}  # Weights come into being in `unroll`.
+            return super()._generate_network(params, name, network)
+        return params[name] | {"embedding": self._embedding(params, name)}  # Weights come into being in `unroll`.
 
     def unroll(
         self, network: Network, weights: Weights, x: jax.Array, memory: jax.Array, reset: jax.Array

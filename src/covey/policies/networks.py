@@ -1,7 +1,8 @@
 """Networks as specifications: which weights they have, and how they map inputs to outputs for all agents at once.
 
-A network owns no weights. A sharing scheme (`covey.policies.sharing`, `covey.policies.hypernet`) decides where they come
-from and hands over a flat dictionary `name -> array` with a leading agent axis: N, or 1 where all agents use the same.
+A network owns no weights. A sharing scheme (`covey.policies.sharing`, `covey.policies.hypernet`) decides where they
+come from and hands over a flat dictionary `name -> array` with a leading agent axis: N, or 1 where all agents use the
+same.
 
 Letters: T time, N agents, B batch, I inputs, O outputs, H hidden size.
 """
@@ -58,9 +59,9 @@ class Leaf:
 def orthogonal(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """A random matrix with orthonormal rows or columns, whichever are fewer, uniform over all such; float32[shape].
 
-    The polar factor of a Gaussian matrix, by Newton-Schulz iteration. JAX's own initialiser takes a QR decomposition; on
-    CPU that is a LAPACK call which waits for the thread pool that it runs in, so that two at a time lock up a program on
-    a machine with two cores (seen with jax 0.10.2). Products alone are safe, batch well and are as fast.
+    The polar factor of a Gaussian matrix, by Newton-Schulz iteration. JAX's own initialiser takes a QR decomposition;
+    on CPU that is a LAPACK call which waits for the thread pool that it runs in, so that two at a time lock up a
+    program on a machine with two cores (seen with jax 0.10.2). Products alone are safe, batch well and are as fast.
     """
     rows, columns = shape
     x = jax.random.normal(key, (max(shape), min(shape)), jnp.float32) / (np.sqrt(rows) + np.sqrt(columns))

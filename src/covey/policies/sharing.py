@@ -86,9 +86,7 @@ class FullSharing(SharingScheme):
     def identify(self, obs: jax.Array) -> jax.Array:
         if self.identity == "none":
             return obs
-        ids = jnp.broadcast_to(
-            jnp.eye(self.num_agents, dtype=obs.dtype)[:, None], (*obs.shape[:-1], self.num_agents)
-        )
+        ids = jnp.broadcast_to(jnp.eye(self.num_agents, dtype=obs.dtype)[:, None], (*obs.shape[:-1], self.num_agents))
         return ids if self.identity == "only" else jnp.concatenate([obs, ids], axis=-1)
 
 
