@@ -48,6 +48,17 @@ reproduce-dispersion: setup ## Dispersion with the paper's settings, 10 seeds, f
 	@$(BIN)/python -m covey.experiment.compare $(DISPERSION:%=$(STUDY)/dispersion/%) --labels $(DISPERSION) \
 		--out results/dispersion/curves.png --csv results/dispersion/curves.csv
 
+.PHONY: reproduce-games
+GAMES := $(foreach game,specialisation synchronisation,$(foreach n,2 4 8 16,\
+	$(foreach sharing,fups nops hyper_linear hyper_mlp,$(game)-$(n)-$(sharing))))
+reproduce-games: setup ## The matching games with 2 to 16 agents, 10 seeds, four schemes
+	@for run in $(GAMES); do IFS=- read -r game agents sharing <<<"$$run"; \
+		case $$sharing in hyper*) program="algos/hypermarl_ippo.py";; *) program="baselines/ippo.py";; esac; \
+		flags="--sharing $$sharing --env.num-agents $$agents --num-seeds 10 --num-evaluations 15 --chunks 3 --no-video"; \
+		$(call run_or_resume,$$program $$game --preset-scale small $$flags,$(STUDY)/games/$$run) || exit; done
+	@$(call collect,games,$(GAMES))
+	@$(BIN)/python results/games/figure.py
+
 .PHONY: test
 test: setup lint types ## Lint, types, tests
 	@$(BIN)/python -m pytest

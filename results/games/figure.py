@@ -1,0 +1,75 @@
+"""The figure and the table of the matching-games study, from the runs' tables in this folder (`make reproduce-games`)."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from covey.experiment.statistics import bootstrap_interval, iqm
+from envs_jax.games.matching import Specialisation, Synchronisation
+
+HERE = Path(__file__).parent
+AGENTS = (2, 4, 8, 16)
+SCHEMES = {
+    "fups": "FuPS (no id)",
+    "nops": "NoPS",
+    "hyper_linear": "linear hypernetwork",
+    "hyper_mlp": "MLP hypernetwork",
+}
+GAMES = {"specialisation": Specialisation, "synchronisation": Synchronisation}
+
+
+def final_rewards(name: str) -> np.ndarray:
+    """Each seed's mean reward per step and agent at the last greedy evaluation, [S]."""
+    by_update: dict[int, list[float]] = defaultdict(list)
+    with (HERE / f"{name}.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            values = [float(v) for k, v in row.items() if k.startswith("eval/reward/")]
+            by_update[int(row["update"])].append(float(np.mean(values)))
+    return np.array(by_update[max(by_update)])
+
+
+def main() -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = []
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True)
+    for axis, (game, rules) in zip(axes, GAMES.items(), strict=True):
+        for i, (scheme, label) in enumerate(SCHEMES.items()):
+            points = []
+            for n in AGENTS:
+                rewards = final_rewards(f"{game}-{n}-{scheme}")
+                low, high = bootstrap_interval(rewards)
+                points.append((float(iqm(rewards)), float(low), float(high)))
+                rows.append((game, n, scheme, len(rewards), *points[-1], rules.random_reward(n)))
+            y, low, high = np.array(points).T
+            x = np.arange(len(AGENTS)) + 0.06 * (i - 1.5)
+            axis.errorbar(x, y, [y - low, high - y], marker="o", capsize=3, label=label)
+        axis.plot([rules.random_reward(n) for n in AGENTS], "k:", label="uniformly random")
+        if game == "specialisation":
+            axis.plot([rules.greedy_collapse_reward(n) for n in AGENTS], "k--", label="all choose the same")
+        axis.set(
+            title=game.capitalize(), xlabel="agents", xticks=range(len(AGENTS)), xticklabels=AGENTS, ylim=(0, 1.05)
+        )
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("greedy reward per step and agent")
+    axes[0].legend(fontsize=8, loc="center left")
+    figure.suptitle("IQM over 10 seeds with 95 % intervals; the optimum is 1", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(HERE / "games.png", dpi=110)
+    with (HERE / "games.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["game", "agents", "sharing", "seeds", "iqm", "low", "high", "random"])
+        writer.writerows([[*row[:4], *(f"{value:.4f}" for value in row[4:])] for row in rows])
+    for row in rows:
+        print(f"{row[0]:16} n={row[1]:<3} {row[2]:13} {row[4]:.3f} [{row[5]:.3f}, {row[6]:.3f}]  random {row[7]:.3f}")
+
+
+if __name__ == "__main__":
+    main()
