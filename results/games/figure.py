@@ -1,4 +1,4 @@
-"""The figure and the table of the matching-games study, from the runs' tables in this folder (`make reproduce-games`)."""
+"""The figure and the table of the matching-games study, from the tables in this folder (`make reproduce-games`)."""
 
 from __future__ import annotations
 

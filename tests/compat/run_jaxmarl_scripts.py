@@ -24,6 +24,7 @@ THEIRS = "MPE_simple_spread_v3"
 ENVS = (THEIRS, "dispersion", "specialisation", "synchronisation", "navigation_discrete")
 
 _ON_POLICY = "NUM_ENVS=4 NUM_STEPS=104 TOTAL_TIMESTEPS=1248 UPDATE_EPOCHS=2 NUM_MINIBATCHES=2 ENV_NAME={env}"
+# One seed: with two, and jaxlib 0.10.2 on two cores, these scripts can hang in XLA, on JaxMARL's MPE as on ours.
 _Q_LEARNING = (
     "+alg=ql_rnn_mpe alg.NUM_ENVS=4 alg.NUM_STEPS=104 alg.TOTAL_TIMESTEPS=1664 alg.LEARNING_STARTS=0 "
     "alg.BUFFER_SIZE=64 alg.BUFFER_BATCH_SIZE=4 alg.TEST_NUM_ENVS=4 alg.TEST_NUM_STEPS=104 alg.TEST_INTERVAL=0.5 "
@@ -33,9 +34,9 @@ SCRIPTS = {  # script: overrides of its configuration, for a run of three or fou
     "IPPO/ippo_ff_mpe.py": f"{_ON_POLICY} NUM_SEEDS=2",
     "IPPO/ippo_rnn_mpe.py": _ON_POLICY,
     "MAPPO/mappo_rnn_mpe.py": _ON_POLICY,
-    "QLearning/iql_rnn.py": f"{_Q_LEARNING} NUM_SEEDS=2",
-    "QLearning/vdn_rnn.py": f"{_Q_LEARNING} NUM_SEEDS=2",
-    "QLearning/qmix_rnn.py": f"{_Q_LEARNING} NUM_SEEDS=2",
+    "QLearning/iql_rnn.py": _Q_LEARNING,
+    "QLearning/vdn_rnn.py": _Q_LEARNING,
+    "QLearning/qmix_rnn.py": _Q_LEARNING,
 }
 
 # What stands between our environments and an unchanged script; an id of one's own goes the same way.
@@ -53,8 +54,6 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def run(script: Path, overrides: str, env_id: str) -> tuple[bool, float, str]:
     """`(whether it succeeded, seconds, last line of the error)` of one script on one environment."""
     settings = {"WANDB_MODE": "disabled", "MPLBACKEND": "agg", "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    # with jaxlib 0.10.2's default scheduler, iql_rnn.py hangs at two seeds and two agents, on JaxMARL's MPE as on ours
-    settings["XLA_FLAGS"] = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
     command = [sys.executable, "-c", _START, str(script), *overrides.format(env=env_id).split(), "hydra.run.dir=."]
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -12,8 +12,10 @@ Exit status: 0 done, 2 wrong input (one line says what), 3 some seed diverged, 1
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -95,15 +97,37 @@ def main(
 def parse(defaults: Args, argv: Sequence[str], prog: str | None = None, description: str | None = None) -> Args:
     """`defaults` with the changes that `argv` asks for.
 
-    Raises ValueError as the settings' own checks do; leaves with status 2 and a message on an unknown flag or a value
-    that is not of the flag's type.
+    Raises ValueError as the settings' own checks do, and on an unknown flag or a value that is not of the flag's type.
     """
     import tyro
 
     shown = _mirror(defaults, top=True)
     config = (tyro.conf.AvoidSubcommands,)
-    parsed = tyro.cli(type(shown), args=list(argv), default=shown, prog=prog, description=description, config=config)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            parsed = tyro.cli(
+                type(shown), args=list(argv), default=shown, prog=prog, description=description, config=config
+            )
+    except SystemExit as leaving:
+        if leaving.code in (0, None):  # --help
+            raise
+        raise ValueError(_in_a_line(complaint.getvalue())) from None
     return _unmirror(parsed, defaults)
+
+
+def _in_a_line(box: str) -> str:
+    """What tyro prints in a frame (or between dashes), as one line: its first part, and the flags it proposes."""
+    parts: list[list[str]] = [[]]
+    for line in box.splitlines()[1:]:
+        text = line.strip("│ ")
+        if text and set(text) <= set("─-╰╯"):
+            parts.append([])
+        elif text:
+            parts[-1].append(text)
+    parts = [part for part in parts if part]
+    close = [line.split()[0] for part in parts if part[0].startswith("Perhaps") for line in part if line[:2] == "--"]
+    return " ".join(parts[0]) + (f"; did you mean {' or '.join(close)}?" if close else "")
 
 
 def _mirror(value: Any, top: bool = False) -> Any:
