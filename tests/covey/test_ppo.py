@@ -9,16 +9,8 @@ import pytest
 from probes import Probe
 
 from covey.experiment import make_train, seed_keys
-from covey.learners.ppo import (
-    PPO,
-    Batch,
-    PPOConfig,
-    PPOHyperparameters,
-    clipped_policy_loss,
-    clipped_value_loss,
-    generalised_advantage,
-    normalize,
-)
+from covey.learners.losses import clipped_policy_loss, clipped_value_loss, generalised_advantage, normalize
+from covey.learners.ppo import PPO, Batch, PPOConfig, PPOHyperparameters
 from covey.policies import PolicyConfig
 
 TINY = PolicyConfig(hidden_sizes=(16,), hypernet_hidden_sizes=(8,), recurrent_size=16)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,13 @@ import numpy as np
 import optax
 
 from covey.learners.base import Metrics
+from covey.learners.losses import (
+    AdvantageScale,
+    clipped_policy_loss,
+    clipped_value_loss,
+    generalised_advantage,
+    normalize,
+)
 from covey.policies.actor_critic import ActorCritic, PolicyConfig
 from covey.policies.distributions import (
     categorical_entropy,
@@ -46,7 +53,7 @@ class PPOConfig:
     num_minibatches: int = 2
     """Minibatches per pass; each holds every agent equally often. Must divide num_envs x num_steps (if recurrent,
     num_envs)."""
-    normalize_advantages: Literal["minibatch", "agent", "none"] = "minibatch"
+    normalize_advantages: AdvantageScale = "minibatch"
     """Advantages to mean 0 and deviation 1: over a minibatch, over each agent's part of it, or not at all."""
     clip_values: bool = True
     """Clip the value loss, too, with the same range as the policy's."""
@@ -487,63 +494,6 @@ class PPO:
         norm = jax.vmap(optax.tree.norm)(grads)  # [N]
         scale = jnp.minimum(1.0, max_norm / (norm + 1e-9))
         return jax.tree.map(lambda g: g * scale.reshape(-1, *[1] * (g.ndim - 1)), grads), jnp.mean(norm)
-
-
-def generalised_advantage(
-    reward: jax.Array,
-    value: jax.Array,
-    next_value: jax.Array,
-    done: jax.Array,
-    last_value: jax.Array,
-    discount: jax.Array | float,
-    gae_lambda: jax.Array | float,
-) -> jax.Array:
-    """Generalised advantage estimation (Schulman et al. 2016), float32[T, N, E].
-
-        delta_t = r_t + gamma V'_t - V_t,   V'_t = V_{t+1}, or at an episode's end what it is bootstrapped with
-        A_t     = delta_t + gamma lambda (1 - done_t) A_{t+1}
-
-    reward, value [T, N, E]; next_value [N, E] after the last step; done bool[T, 1, E]; last_value [T, N, E]: value of
-    the state that an episode was cut at, 0 where it ended.
-    """
-    after = jnp.concatenate([value[1:], next_value[None]])
-    delta = reward + discount * jnp.where(done, last_value, after) - value
-    decay = discount * gae_lambda * (1.0 - done)
-
-    def backwards(advantage: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        delta, decay = step
-        advantage = delta + decay * advantage
-        return advantage, advantage
-
-    _, advantage = jax.lax.scan(backwards, jnp.zeros_like(next_value), (delta, decay), reverse=True)
-    return advantage
-
-
-def clipped_policy_loss(log_ratio: jax.Array, advantage: jax.Array, epsilon: jax.Array | float) -> jax.Array:
-    """-mean min(rho A, clip(rho, 1 - eps, 1 + eps) A)."""
-    ratio = jnp.exp(log_ratio)
-    clipped = jnp.clip(ratio, 1.0 - epsilon, 1.0 + epsilon)
-    return -jnp.mean(jnp.minimum(ratio * advantage, clipped * advantage))
-
-
-def clipped_value_loss(
-    value: jax.Array, old_value: jax.Array, target: jax.Array, epsilon: jax.Array | float | None
-) -> jax.Array:
-    """0.5 mean max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2); without eps the plain squared error."""
-    error = jnp.square(value - target)
-    if epsilon is not None:
-        clipped = old_value + jnp.clip(value - old_value, -epsilon, epsilon)
-        error = jnp.maximum(error, jnp.square(clipped - target))
-    return 0.5 * jnp.mean(error)
-
-
-def normalize(advantage: jax.Array, over: Literal["minibatch", "agent", "none"]) -> jax.Array:
-    """Advantages [T, N, M] to mean 0 and standard deviation 1 over everything, or over each agent's own."""
-    if over == "none":
-        return advantage
-    axes = (0, 2) if over == "agent" else None
-    mean = jnp.mean(advantage, axis=axes, keepdims=True)
-    return (advantage - mean) / (jnp.std(advantage, axis=axes, keepdims=True) + 1e-8)
 
 
 def _adam(hp: PPOHyperparameters) -> optax.GradientTransformation:
