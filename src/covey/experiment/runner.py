@@ -357,12 +357,12 @@ def _report(
     def show(name: str) -> str:
         return "-" if summary[name] is None else f"{summary[name]:.4g}"
 
-    head = ["metric", "IQM", "95 % interval", "min to max", "seeds", "compile", "run", "steps/s"]
+    head = ["IQM", "95 % interval", "min to max", "seeds", "compile", "run", "steps/s"]
     interval = "-" if summary["low"] is None else f"{show('low')} to {show('high')}"
     seconds = summary["compile_seconds"]
-    row = [RETURN, show("iqm"), interval, f"{show('min')} to {show('max')}", str(summary["seeds"])]
+    row = [show("iqm"), interval, f"{show('min')} to {show('max')}", str(summary["seeds"])]
     row += ["-" if seconds is None else duration(seconds), duration(summary["run_seconds"])]
-    log.table(head, [[*row, number(summary["steps_per_second"])]])
+    log.table(head, [[*row, number(summary["steps_per_second"])]], title=f"{RETURN} at the end, mean over agents")
     if diverged:
         listed = ", ".join(f"{seed} (after update {update})" for seed, update in diverged.items())
         log.line(f"left out: {len(diverged)} of {config.num_seeds} seeds diverged: {listed}")

@@ -396,11 +396,9 @@ class PPO:
                 keys, env_state, self._to_env(action[0])
             )
             done = outcome.done[None]  # [1, E]
-            last_value = jnp.zeros_like(value)
-            if self.env.max_steps is not None:
-                last_obs, last_global, _ = self._observe(last_state)
-                last_value, _ = values(last_obs, last_global, critic_memory, jnp.zeros_like(done))
-                last_value = jnp.where(outcome.truncated, last_value, 0.0)
+            last_obs, last_global, _ = self._observe(last_state)
+            last_value, _ = values(last_obs, last_global, critic_memory, jnp.zeros_like(done))
+            last_value = jnp.where(outcome.truncated, last_value, 0.0)
             reward = jnp.swapaxes(outcome.reward, 0, 1)
             running_return, running_length = running_return + reward, running_length + 1
             kept = Step(
