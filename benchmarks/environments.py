@@ -8,8 +8,6 @@ are environment steps (all agents act once). Programs take turns within one proc
 
 from __future__ import annotations
 
-import contextlib
-import io
 import statistics
 import sys
 from collections.abc import Callable
@@ -83,8 +81,7 @@ def jaxmarls(env: Any, num_envs: int, steps: int) -> Callable[[jax.Array], jax.A
 
 
 def main(args: Args) -> None:
-    with contextlib.redirect_stdout(io.StringIO()):  # It greets.
-        import jaxmarl
+    import jaxmarl
 
     rows = []
     for agents in args.agents:
