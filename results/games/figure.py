@@ -59,9 +59,9 @@ def main() -> None:
         )
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("greedy reward per step and agent")
-    axes[0].legend(fontsize=8, loc="center left")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="lower center", ncol=6, frameon=False)
     figure.suptitle("IQM over 10 seeds with 95 % intervals; the optimum is 1", fontsize=10)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.savefig(HERE / "games.png", dpi=110)
     with (HERE / "games.csv").open("w", newline="") as file:
         writer = csv.writer(file)
