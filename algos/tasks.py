@@ -70,7 +70,7 @@ _DISPERSION = Args(
     hp=PPOHyperparameters(learning_rate=5e-4, entropy_coefficient=0.01),
     run=RunConfig(num_seeds=10, total_steps=20_000_000, num_evaluations=200, chunks=100),
 )
-_DISPERSION_SMALL = replace(_DISPERSION, run=RunConfig(num_seeds=8, total_steps=600_000, num_evaluations=20, chunks=20))
+_DISPERSION_SMALL = replace(_DISPERSION, run=RunConfig(num_seeds=8, total_steps=500_000, num_evaluations=20, chunks=20))
 
 # Table 14; table 13, the rest, could not be had: the settings of the benchmark that the paper matches (BenchMARL's
 # IPPO).
