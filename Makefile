@@ -41,7 +41,6 @@ DISPERSION := nops fups_id hyper_linear hyper_mlp
 reproduce-dispersion: setup ## Dispersion with the paper's settings, 10 seeds, five schemes (STEPS=20000000 for the paper's length)
 	@for run in $(DISPERSION); do case $$run in \
 		nops|fups_id) program="baselines/ippo.py"; flags="--sharing $$run";; \
-		hyper_mlp_exact) program="algos/hypermarl_ippo.py"; flags="--sharing hyper_mlp --hypernet-init exact";; \
 		*) program="algos/hypermarl_ippo.py"; flags="--sharing $$run";; esac; \
 		$(call run_or_resume,$$program dispersion --total-steps $(STEPS) --num-evaluations 40 --chunks 40 $$flags,$(STUDY)/dispersion/$$run) || exit; done
 	@$(call collect,dispersion,$(DISPERSION))

@@ -20,20 +20,9 @@ What deviates from the authors' code, and why:
 `--hypernet-init exact` corrects the scale of generated weights, which is up to four times too large in the paper's way.
 """
 
-from functools import partial
-
-import envs_jax
-from algos.tasks import build, for_env, presets
-from covey.experiment import cli
+from algos.tasks import main, presets
 
 PRESETS = presets(sharing="hyper_mlp", embedding_dim=4, hypernet_hidden_sizes=(64,))
 
 if __name__ == "__main__":
-    cli.main(
-        "hypermarl_ippo",
-        __doc__,
-        PRESETS,
-        build=partial(build, centralised_critic=False),
-        for_env=for_env,
-        env_ids=envs_jax.registered(),
-    )
+    main("hypermarl_ippo", __doc__, PRESETS, centralised_critic=False)

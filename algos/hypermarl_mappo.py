@@ -6,20 +6,9 @@ As HyperMARL-IPPO (`hypermarl_ippo.py`, with equations and deviations), but each
 global state, without agent ids: identity enters through the generator alone. Embeddings have 8 numbers (table 11).
 """
 
-from functools import partial
-
-import envs_jax
-from algos.tasks import build, for_env, presets
-from covey.experiment import cli
+from algos.tasks import main, presets
 
 PRESETS = presets(sharing="hyper_mlp", embedding_dim=8, hypernet_hidden_sizes=(64,))
 
 if __name__ == "__main__":
-    cli.main(
-        "hypermarl_mappo",
-        __doc__,
-        PRESETS,
-        build=partial(build, centralised_critic=True),
-        for_env=for_env,
-        env_ids=envs_jax.registered(),
-    )
+    main("hypermarl_mappo", __doc__, PRESETS, centralised_critic=True)

@@ -8,10 +8,11 @@ authors' configuration files); `small` ends within minutes on two CPU cores. Wha
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import envs_jax
-from covey.experiment import RunConfig
+from covey.experiment import RunConfig, cli
 from covey.experiment.cli import Job
 from covey.learners.ppo import PPO, PPOConfig, PPOHyperparameters
 from covey.policies import PolicyConfig
@@ -30,11 +31,22 @@ class Args:
 
 def build(args: Args, centralised_critic: bool) -> Job:
     """The learner and its hyper-parameters; IPPO, or with a centralised critic MAPPO."""
-    steps_per_update = args.ppo.num_envs * args.ppo.num_steps
-    num_updates = args.run.updates(steps_per_update)
+    num_updates = args.run.updates(args.ppo.steps_per_update)
     learner = PPO(args.env, args.policy, args.ppo, centralised_critic, num_updates)
     learner.actor_critic.count_parameters()  # Raises ValueError now for networks that do not fit together.
     return Job(learner, args.hp)
+
+
+def main(program: str, doc: str | None, presets: dict[str, dict[str, Args]], centralised_critic: bool) -> None:
+    """The command line of a PPO program: these presets, or any registered environment."""
+    cli.main(
+        program,
+        doc,
+        presets,
+        build=partial(build, centralised_critic=centralised_critic),
+        for_env=for_env,
+        env_ids=envs_jax.registered(),
+    )
 
 
 def for_env(env_id: str) -> Args:

@@ -12,20 +12,9 @@ de Witt et al.: Is Independent Learning All You Need in the StarCraft Multi-Agen
 Presets are the tasks of the HyperMARL paper with its settings, so that these are its baselines.
 """
 
-from functools import partial
-
-import envs_jax
-from algos.tasks import build, for_env, presets
-from covey.experiment import cli
+from algos.tasks import main, presets
 
 PRESETS = presets(sharing="fups_id")
 
 if __name__ == "__main__":
-    cli.main(
-        "ippo",
-        __doc__,
-        PRESETS,
-        build=partial(build, centralised_critic=False),
-        for_env=for_env,
-        env_ids=envs_jax.registered(),
-    )
+    main("ippo", __doc__, PRESETS, centralised_critic=False)

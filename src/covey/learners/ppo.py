@@ -73,6 +73,11 @@ class PPOConfig:
         if self.normalize_advantages not in ("minibatch", "agent", "none"):
             raise ValueError(f"normalize_advantages is {self.normalize_advantages!r}; allowed: minibatch, agent, none")
 
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps between two updates."""
+        return self.num_envs * self.num_steps
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -173,7 +178,7 @@ class PPO:
 
     def __post_init__(self) -> None:
         config, count = self.config, self.config.num_minibatches
-        samples = config.num_envs if self.policy_config.recurrent else config.num_envs * config.num_steps
+        samples = config.num_envs if self.policy_config.recurrent else config.steps_per_update
         if samples % count:
             what = "num_envs" if self.policy_config.recurrent else "num_envs x num_steps"
             raise ValueError(f"num_minibatches is {count}; allowed: a divisor of {what} = {samples}")
@@ -183,7 +188,7 @@ class PPO:
 
     @property
     def steps_per_update(self) -> int:
-        return self.config.num_envs * self.config.num_steps
+        return self.config.steps_per_update
 
     @property
     def eval_steps(self) -> int:
