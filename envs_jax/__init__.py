@@ -13,3 +13,5 @@ for _name in ("dispersion", "navigation"):
 register("polynomial", "envs_jax.games.polynomial:PolynomialGame")
 for _name in ("multiplication", "twin_peaks", "action_agreement"):
     register(f"polynomial/{_name}", f"envs_jax.games.polynomial:{_name.title().replace('_', '')}")
+for _name in ("cleanup", "harvest", "coins"):
+    register(_name, f"envs_jax.ssd.{_name}:{_name.capitalize()}")

@@ -109,6 +109,10 @@ class MultiAgentEnv:
         """A state at the start of an episode. Cheap: auto-reset calls it at every step."""
         raise NotImplementedError
 
+    def restart(self, key: jax.Array, state: Any) -> Any:
+        """The start of the next episode after `state`: `init`, unless something is to outlive an episode (roles)."""
+        return self.init(key)
+
     def transition(self, key: jax.Array, state: Any, actions: jax.Array) -> tuple[Any, Outcome]:
         """The rules: one step for `actions` [N, ...], without clock, time limit or reset."""
         raise NotImplementedError
@@ -167,7 +171,7 @@ class MultiAgentEnv:
         """
         key_step, key_reset = jax.random.split(key)
         last_state, outcome = self.advance(key_step, state, actions)
-        next_state = select(outcome.done, self.init(key_reset), last_state)
+        next_state = select(outcome.done, self.restart(key_reset, last_state), last_state)
         return next_state, outcome, last_state
 
     # --- Derived: JaxMARL's interface, dictionaries keyed by agent ---
@@ -200,7 +204,7 @@ class MultiAgentEnv:
         one's, which starts from `reset_state` if given."""
         key_step, key_reset = jax.random.split(key)
         state, outcome = self.advance(key_step, state, self.stack_actions(actions))
-        state = select(outcome.done, self.init(key_reset) if reset_state is None else reset_state, state)
+        state = select(outcome.done, self.restart(key_reset, state) if reset_state is None else reset_state, state)
         return self.get_obs(state), state, *self._outcome_dicts(outcome)
 
     def step_env(self, key: jax.Array, state: Any, actions: dict[str, jax.Array]) -> tuple:

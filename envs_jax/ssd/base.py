@@ -1,0 +1,548 @@
+"""What the social dilemmas share: from words to a step, roles in the state, observations, who sees whom.
+
+A step is `play(state, actions, draws)`: a deterministic function of the random words that `draw(key)` gives, so that
+another implementation can be fed the same words. Letters: N agents, S spawn cells, X lanes and F cells of a beam, V
+view size, B ground slots.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax.base import MultiAgentEnv, Outcome, State, pytree, start_clock
+from envs_jax.spaces import Box, Discrete
+from envs_jax.ssd import grid, maps, roles
+from envs_jax.ssd.grid import BeamShape
+from envs_jax.ssd.maps import Board
+from envs_jax.ssd.roles import Roles
+from envs_jax.ssd.rules import BeamRules, Rules, Window
+
+Draws: TypeAlias = dict[str, jax.Array]
+Info: TypeAlias = dict[str, jax.Array]
+
+ITEMS_SHOWN = 255
+"""The most items that an observation's inventory tells apart."""
+
+
+@pytree
+class DilemmaState(State):
+    """Agents on the board.
+
+    cell: int32[N], row * width + column; kept while removed.
+    heading: int32[N], 0 north, 1 east, 2 south, 3 west.
+    away: int32[N], steps until a removed agent comes back; 0 where it is present.
+    items: int32[N], apples or coins taken in this episode.
+    roles: the abilities of each agent, the same throughout an episode and kept by the reset after it.
+    """
+
+    cell: jax.Array
+    heading: jax.Array
+    away: jax.Array
+    items: jax.Array
+    roles: Roles
+
+    @property
+    def present(self) -> jax.Array:
+        """bool[N], who is on the board."""
+        return self.away == 0
+
+
+@dataclass(frozen=True)
+class SocialDilemma(MultiAgentEnv):
+    """Base of Cleanup, Harvest and Coins. Observations are uint8, rewards per agent, episodes end by the clock."""
+
+    num_agents: int = 0
+    """Number of agents; 0 for as many as `roles` makes, else as many as the game usually has."""
+    max_steps: int | None = 1000
+    """Steps after which an episode is truncated."""
+    map: str = ""
+    """Name of a map that comes with the game, path of a text file, or its text; empty for the usual one."""
+    rules: str = "meltingpot"
+    """Whose numbers: meltingpot, hughes2018 or socialjax."""
+    roles: str = "default"
+    """Who can do what and is paid what: "default", one role for all, "3high,2low,wide_zapper" in this order, or a
+    composition such as "5high_5low" (low first). From Python also a mapping of abilities to numbers or arrays."""
+    observation: Literal["symbols", "rgb"] = "symbols"
+    """What agents see: two planes of codes, or 8x8 pixels per cell."""
+    window: Window | None = None
+    """Where an agent is in its window: "centred" or "ahead" (one row behind it); None as the rules have it."""
+    self_features: bool = False
+    """Whether four more planes tell an agent its role, items taken, and steps until it can zap and clean."""
+
+    layout: str = field(init=False, repr=False)
+    """The map's text."""
+    numbers: Rules = field(init=False, repr=False)
+    """The rules in force."""
+
+    game: ClassVar[str]
+    usual_agents: ClassVar[int]
+    characters: ClassVar[str]
+    num_actions: ClassVar[int]
+
+    def __post_init__(self) -> None:
+        set_ = functools.partial(object.__setattr__, self)
+        if self.num_agents < 0:
+            raise ValueError(f"num_agents is {self.num_agents}; allowed: an integer of at least 1")
+        if not isinstance(self.roles, str):
+            set_("roles", roles.as_pairs(self.roles))
+        if self.num_agents == 0:
+            set_("num_agents", roles.count_agents(self.roles) or self.usual_agents)
+        super().__post_init__()
+        if self.observation not in ("symbols", "rgb"):
+            raise ValueError(f"observation is {self.observation!r}; allowed: 'symbols', 'rgb'")
+        set_("numbers", self.choose_rules())
+        set_("layout", maps.load(self.game, self.map or self.usual_map()))
+        _ = self.board
+        self.check_spawns(self.own_roles)
+
+    # --- To implement: a game ---
+
+    def usual_map(self) -> str:
+        """Name of the map where none is given."""
+        raise NotImplementedError
+
+    def choose_rules(self) -> Rules:
+        """The rules in force."""
+        raise NotImplementedError
+
+    def standard(self) -> dict[str, Any]:
+        """Abilities of the rules' standard agent that differ from those of a harmless one."""
+        raise NotImplementedError
+
+    def words(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the words that a step of this game needs beside those of all games."""
+        raise NotImplementedError
+
+    def set_up(self, agents: dict[str, Any]) -> Any:
+        """A state with these fields at the start of an episode."""
+        raise NotImplementedError
+
+    def grow(self, state: Any, on: Any, draws: Draws) -> Any:
+        """`state` after growth that was decided on the board of `on`."""
+        raise NotImplementedError
+
+    def collect(self, state: Any, before: jax.Array) -> tuple[Any, jax.Array, Info]:
+        """State, reward and info after agents on the board take what is on their cells.
+
+        before: bool[N, N], the order of agents in this step.
+        """
+        raise NotImplementedError
+
+    def fire(self, state: Any, actions: jax.Array, active: jax.Array, before: jax.Array) -> tuple[Any, jax.Array, Info]:
+        """State, reward and info after the beams."""
+        return state, jnp.zeros(self.num_agents, jnp.float32), {}
+
+    def ground_codes(self, state: Any) -> tuple[np.ndarray, jax.Array]:
+        """`(slot int32[cells + 1], code uint8[B])`: the observation code of each cell is `code[slot[cell]]`."""
+        raise NotImplementedError
+
+    # --- Set-up ---
+
+    @property
+    def board(self) -> Board:
+        """The map, parsed (once per text)."""
+        return maps.parse(self.layout, self.characters)
+
+    @functools.cached_property
+    def own_roles(self) -> Roles:
+        """The abilities that `roles` sets, NumPy arrays [N]."""
+        return self.make_roles(self.roles)
+
+    def make_roles(self, spec: Any) -> Roles:
+        """The abilities of `num_agents` agents by a `roles` setting, NumPy arrays [N], to give to `init`.
+
+        Stack several with `jax.tree.map` and vmap `init` over them: one program serves every composition.
+        """
+        view = max(self.view_size - 2, self.view_size // 2)  # The farthest cell of any window.
+        harmless = {"apple_reward": 1.0, "speed": 1.0, "view": view}
+        return roles.build(spec, self.num_agents, harmless | self.standard())
+
+    @property
+    def view_size(self) -> int:
+        """V, the width and height of an agent's window in cells."""
+        return self.numbers.view_size
+
+    @property
+    def view(self) -> tuple[np.ndarray, np.ndarray]:
+        """`(ahead, across)`, where the cells of a window lie from its agent."""
+        return grid.window(self.window or self.numbers.window, self.view_size)
+
+    def check_spawns(self, who: Roles) -> None:
+        """Raise ValueError unless each spawn group has a cell for each of its agents."""
+        for name in ("spawn_group", "respawn_group"):
+            groups, counts = np.unique(np.asarray(getattr(who, name)), return_counts=True)
+            for group, agents in zip(groups.tolist(), counts.tolist(), strict=True):
+                cells = int(np.sum(self.board.spawn_group == group))
+                needed = agents if name == "spawn_group" else 1
+                if cells < needed:
+                    letter = "PQ"[group] if group < 2 else f"of {name} {group}"
+                    raise ValueError(
+                        f"map has {cells} spawn cells {letter!r}, and {agents} of {self.num_agents} agents (num_agents)"
+                        f" use them; allowed: at least {needed}"
+                    )
+
+    @property
+    def agent_classes(self) -> dict[str, list[str]]:
+        """Agents by role."""
+        groups: dict[str, list[str]] = {}
+        for agent, role in zip(self.agents, self.own_roles.role_id, strict=True):
+            groups.setdefault(list(roles.ROLES)[role], []).append(agent)
+        return groups
+
+    # --- Episodes ---
+
+    def init(self, key: jax.Array, who: Roles | None = None) -> Any:
+        """A state at the start of an episode.
+
+        who: abilities as data (see `make_roles`), instead of those of the environment's own `roles`. Raises ValueError
+        if they are there to look at and do not fit the map.
+        """
+        return self.start(self.own_roles if who is None else who, self.draw_start(key))
+
+    def restart(self, key: jax.Array, state: Any) -> Any:
+        """The start of the next episode, with the same roles."""
+        return self.start(state.roles, self.draw_start(key))
+
+    def draw_start(self, key: jax.Array) -> Draws:
+        """The words of an episode's start."""
+        return _draw(key, {"spawn": (len(self.board.spawn_cells),), "heading": (self.num_agents,)})
+
+    def draw(self, key: jax.Array) -> Draws:
+        """The words of one step."""
+        agents = (self.num_agents,)
+        shared = {"order": agents, "speed": agents, "heading": agents, "spawn": (len(self.board.spawn_cells),)}
+        return _draw(key, shared | self.words())
+
+    def start(self, who: Roles, draws: Draws) -> Any:
+        """`init` with given words."""
+        if who is not self.own_roles and roles.is_concrete(who):
+            self.check_roles(who)
+        who = jax.tree.map(jnp.asarray, who)
+        everyone = jnp.ones(self.num_agents, jnp.bool_)
+        free = jnp.ones(len(self.board.spawn_cells), jnp.bool_)
+        _, cell = grid.place(self.board, draws["spawn"], who.spawn_group, everyone, free)
+        zeros = jnp.zeros(self.num_agents, jnp.int32)
+        heading = (draws["heading"] % 4).astype(jnp.int32)
+        return self.set_up(
+            start_clock() | {"cell": cell, "heading": heading, "away": zeros, "items": zeros, "roles": who}
+        )
+
+    def check_roles(self, who: Roles) -> None:
+        """Raise ValueError unless these (concrete) abilities are in range and fit the map."""
+        columns = {name: np.asarray(getattr(who, name)) for name in roles.ABILITIES}
+        for name, column in columns.items():
+            if column.shape != (self.num_agents,):
+                raise ValueError(f"roles: {name} has shape {column.shape}; allowed: ({self.num_agents},)")
+        self.check_spawns(roles.check(columns))
+
+    def transition(self, key: jax.Array, state: Any, actions: jax.Array) -> tuple[Any, Outcome]:
+        return self.play(state, actions, self.draw(key))
+
+    def play(self, state: Any, actions: jax.Array, draws: Draws) -> tuple[Any, Outcome]:
+        """One step with given words: growth, moves, taking, beams, coming back, growth."""
+        board, start, active = self.board, state, state.present
+        growth = self.numbers.growth
+        before = grid.precedes(draws["order"])
+        reward, info = jnp.zeros(self.num_agents, jnp.float32), {}
+        if growth == "before":
+            state, reward, info = self.grow_and_collect(state, state, draws, before)
+
+        able = active & grid.happens_with(draws["speed"], state.roles.speed)
+        cell, heading = grid.turn_and_move(board, state.cell, state.heading, actions, able, active, before)
+        state, gain, taken = self.collect(state.replace(cell=cell, heading=heading), before)
+        reward, info = reward + gain + jnp.where(active, state.roles.step_reward, 0.0), _add(info, taken)
+
+        state, gain, shots = self.fire(state, actions, active, before)
+        reward = reward + gain
+        state = self.come_back(state, active, draws)
+        if growth != "before":
+            on = start if growth == "deferred" else state
+            state, gain, taken = self.grow_and_collect(state, on, draws, before)
+            reward, info = reward + gain, _add(info, taken)
+
+        info = info | shots | self.whereabouts(state)
+        over = jnp.zeros((), jnp.bool_)
+        return state, Outcome(reward, over, over, info)
+
+    def grow_and_collect(self, state: Any, on: Any, draws: Draws, before: jax.Array) -> tuple[Any, jax.Array, Info]:
+        """Growth; what grows under an agent is the agent's at once."""
+        state = self.grow(state, on, draws)
+        if self.numbers.regrow_under_agents:
+            return self.collect(state, before)
+        return state, jnp.zeros(self.num_agents, jnp.float32), {}
+
+    def come_back(self, state: Any, active: jax.Array, draws: Draws) -> Any:
+        """Those who were away at the start of the step wait one step less, and come back after the last."""
+        away = jnp.where(active, state.away, state.away - 1)
+        due = ~active & (away == 0)
+        spawn_cells = jnp.asarray(self.board.spawn_cells)
+        taken = jnp.any((state.cell[:, None] == spawn_cells) & (active & (state.away == 0))[:, None], axis=0)
+        placed, cell = grid.place(self.board, draws["spawn"], state.roles.respawn_group, due, ~taken)
+        heading = (draws["heading"] % 4).astype(jnp.int32)
+        return state.replace(
+            cell=jnp.where(placed, cell, state.cell),
+            heading=jnp.where(placed, heading, state.heading),
+            away=jnp.where(due & ~placed, 1, away),
+        )
+
+    def whereabouts(self, state: Any) -> Info:
+        """Where agents are, for metrics: int32 `cell` (-1 while removed), `removed`, and `mean_distance`, the mean
+        number of rows plus columns to the others on the board."""
+        present = state.present
+        pair = present[:, None] & present & ~np.eye(self.num_agents, dtype=bool)
+        row, column = state.cell // self.board.width, state.cell % self.board.width
+        apart = jnp.abs(row[:, None] - row) + jnp.abs(column[:, None] - column)
+        total = jnp.sum(jnp.where(pair, apart, 0), axis=1, dtype=jnp.int32).astype(jnp.float32)
+        others = jnp.sum(pair, axis=1, dtype=jnp.int32).astype(jnp.float32)
+        return {
+            "removed": ~present,
+            "cell": jnp.where(present, state.cell, -1),
+            "mean_distance": total / jnp.maximum(others, 1),
+        }
+
+    # --- What agents see ---
+
+    def action_space(self, agent: str | None = None) -> Discrete:
+        return Discrete(self.num_actions)
+
+    def observation_space(self, agent: str | None = None) -> Box:
+        features = 4 if self.self_features else 0
+        if self.observation == "rgb":
+            return Box(0, 255, (8 * self.view_size, 8 * self.view_size, 3 + features), np.dtype(np.uint8))
+        return Box(0, 255, (self.view_size, self.view_size, 2 + features), np.dtype(np.uint8))
+
+    def observe(self, state: Any) -> jax.Array:
+        """What each agent sees of its window, turned so that it looks up: row 0 is farthest ahead.
+
+        Symbols, uint8[N, V, V, 2]: what is on the ground, and who is there (codes in `envs_jax.ssd.maps`). RGB,
+        uint8[N, 8V, 8V, 3]: the same drawn. A removed agent sees nothing, 0 everywhere.
+        With `self_features` four planes more, each constant: role id, items taken (up to 255), and how many steps the
+        agent has to wait before it can zap and clean.
+        """
+        symbols = self.symbols(state)
+        if self.observation == "rgb":
+            from envs_jax.ssd.sprites import sprite_table
+
+            ground, agent = symbols[..., 0].astype(jnp.int32), symbols[..., 1].astype(jnp.int32)
+            obs = jnp.asarray(sprite_table())[ground, agent]  # [N, V, V, 8, 8, 3]
+            size = 8 * self.view_size
+            obs = jnp.transpose(obs, (0, 1, 3, 2, 4, 5)).reshape(self.num_agents, size, size, 3)
+        else:
+            obs = symbols
+        if not self.self_features:
+            return obs
+        waits = (getattr(state, name, jnp.zeros_like(state.away)) for name in ("zap_wait", "clean_wait"))
+        features = jnp.stack([state.roles.role_id, state.items, *waits], axis=1)
+        features = jnp.minimum(features, ITEMS_SHOWN).astype(jnp.uint8)
+        features = jnp.where(state.present[:, None], features, 0)[:, None, None]
+        return jnp.concatenate([obs, jnp.broadcast_to(features, (*obs.shape[:3], 4))], axis=-1)
+
+    def symbols(self, state: Any) -> jax.Array:
+        """The two planes of codes, uint8[N, V, V, 2]."""
+        board, (ahead, across) = self.board, self.view
+        cells = grid.look(board, state.cell, state.heading, ahead, across)  # [N, V, V]
+        slot, code = self.ground_codes(state)
+        ground = code[jnp.asarray(slot)[cells]]
+        coins = jnp.arange(self.num_agents)[:, None, None] + maps.OWN_COIN
+        ground = self.own_view(ground, coins)
+
+        # One plane for all: 0 nobody, 1 clean beam, 2 zap beam, 3 + heading of an agent; the larger one shows.
+        nowhere = board.num_cells + 1
+        places, marks = self.marks(state)
+        places = jnp.append(places, jnp.where(state.present, state.cell, nowhere))
+        marks = jnp.append(marks, (state.heading + 3).astype(jnp.uint8))
+        plane = jnp.zeros(board.num_cells + 2, jnp.uint8).at[places].max(marks)
+        seen = plane[cells]
+        relative = (seen - 3 - state.heading[:, None, None].astype(jnp.uint8)) % 4 + maps.OTHER
+        beam = jnp.where(seen == 0, maps.NOBODY, jnp.where(seen == 1, maps.CLEAN_BEAM, maps.ZAP_BEAM))
+        agent = jnp.where(seen >= 3, relative, beam.astype(jnp.uint8))
+        agent = jnp.where((ahead == 0) & (across == 0), np.uint8(maps.SELF), agent)
+
+        far = np.maximum(np.abs(ahead), np.abs(across))
+        sees = (far <= state.roles.view[:, None, None]) & state.present[:, None, None]
+        return jnp.where(sees[..., None], jnp.stack([ground, agent], axis=-1), 0).astype(jnp.uint8)
+
+    def own_view(self, ground: jax.Array, own: jax.Array) -> jax.Array:
+        """Ground codes [N, V, V] as each agent sees them; Coins tells own coins from others'."""
+        return ground
+
+    def marks(self, state: Any) -> tuple[jax.Array, jax.Array]:
+        """Cells with beams, int32[K], and 1 for a clean beam or 2 for a zap there, uint8[K]."""
+        return jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.uint8)
+
+    def positions(self, state: Any) -> jax.Array:
+        """Row and column of each agent, int32[N, 2]; of a removed one, where it was last."""
+        return jnp.stack([state.cell // self.board.width, state.cell % self.board.width], axis=1)
+
+    def visible(self, state: Any) -> jax.Array:
+        """Who sees whom, bool[N, N]: [i, j] where j is within i's window and view, both being on the board.
+
+        With a centred window that is symmetric: the locality of "Fairness over Equality".
+        """
+        ahead, across = self.view
+        place = self.positions(state)
+        offset = place[None] - place[:, None]  # [i, j], from i to j
+        step = jnp.asarray(maps.STEPS)[state.heading][:, None]  # [N, 1, 2]
+        forward = offset[..., 0] * step[..., 0] + offset[..., 1] * step[..., 1]
+        right = offset[..., 0] * step[..., 1] - offset[..., 1] * step[..., 0]
+        inside = (forward >= ahead.min()) & (forward <= ahead.max()) & (jnp.abs(right) <= across.max())
+        near = jnp.maximum(jnp.abs(forward), jnp.abs(right)) <= state.roles.view[:, None]
+        return inside & near & state.present[:, None] & state.present
+
+    def global_state(self, state: Any) -> jax.Array:
+        """The whole board for a centralised critic, float32[G]: the ground as one-hot planes, then where each agent
+        is, then its heading as one-hot and whether it is present."""
+        slot, code = self.ground_codes(state)
+        ground = code[jnp.asarray(slot)[:-1]]
+        kinds = np.array(self.ground_kinds, np.uint8)
+        place = (state.cell[:, None] == np.arange(self.board.num_cells)) & state.present[:, None]
+        pose = (state.heading[:, None] == np.arange(4)) & state.present[:, None]
+        parts = [ground == kinds[:, None], place, pose, state.present]
+        return jnp.concatenate([part.reshape(-1).astype(jnp.float32) for part in parts])
+
+    @property
+    def ground_kinds(self) -> tuple[int, ...]:
+        """The ground codes that this game's whole board can hold."""
+        return (maps.WALL, maps.RIVER, maps.WASTE, maps.APPLE)
+
+    def render(self, state: Any) -> np.ndarray:
+        """The board with agents in the colours of their roles and a scoreboard, uint8[height, width, 3]."""
+        from envs_jax.ssd.rendering import draw_board
+
+        return draw_board(self, state)
+
+    def render_view(self, state: Any, agent: int) -> np.ndarray:
+        """What one agent sees, drawn large, uint8[height, width, 3]."""
+        from envs_jax.ssd.rendering import draw_view
+
+        return draw_view(self, state, agent)
+
+
+@pytree
+class ArmedState(DilemmaState):
+    """State of a game with beams.
+
+    zap_wait: int32[N], steps in which the agent cannot zap yet.
+    beam: uint8[N, X, F], the shots of the last step: 0 none, 1 clean, 2 zap, in the shooter's frame (see
+        `grid.beam_cells`); without the cells in which something stopped them.
+    """
+
+    zap_wait: jax.Array
+    beam: jax.Array
+
+
+@dataclass(frozen=True)
+class ArmedDilemma(SocialDilemma):
+    """A social dilemma in which agents fire beams."""
+
+    @property
+    def beam_rules(self) -> BeamRules:
+        assert isinstance(self.numbers, BeamRules)
+        return self.numbers
+
+    @property
+    def beam_shape(self) -> BeamShape:
+        """The largest beam: room for all named roles, and for the environment's own."""
+        who = self.own_roles
+        lengths = [5, int(np.max(who.zap_length)), int(np.max(who.clean_length))]
+        radii = [2, int(np.max(who.zap_radius)), int(np.max(who.clean_radius))]
+        return BeamShape(max(lengths), max(radii))
+
+    def standard(self) -> dict[str, Any]:
+        names = ("zap_length", "zap_radius", "zap_cooldown", "zap_reward", "zapped_reward")
+        return {"can_zap": True} | {name: getattr(self.numbers, name) for name in names}
+
+    def check_roles(self, who: Roles) -> None:
+        super().check_roles(who)
+        for name, limit in (("length", self.beam_shape.length), ("radius", self.beam_shape.radius)):
+            for beam in ("zap", "clean"):
+                values = np.asarray(getattr(who, f"{beam}_{name}"))
+                if values.max() > limit:
+                    raise ValueError(
+                        f"roles: {beam}_{name} is {values.tolist()}; allowed here: up to {limit} (give longer beams in"
+                        " the environment's own roles, which set the room for them)"
+                    )
+
+    def armed(self, agents: dict[str, Any]) -> dict[str, Any]:
+        """The fields of an `ArmedState` at the start of an episode."""
+        beam = jnp.zeros((self.num_agents, self.beam_shape.lanes, self.beam_shape.length + 1), jnp.uint8)
+        return agents | {"zap_wait": jnp.zeros(self.num_agents, jnp.int32), "beam": beam}
+
+    def fire(self, state: Any, actions: jax.Array, active: jax.Array, before: jax.Array) -> tuple[Any, jax.Array, Info]:
+        """All shots at once, from where agents are after the moves; shots of those who are hit count, too."""
+        who, rules, board, shape = state.roles, self.beam_rules, self.board, self.beam_shape
+        zaps = active & (state.zap_wait == 0) & (actions == grid.ZAP) & who.can_zap
+        zap_wait = jnp.where(active, _wait(state.zap_wait, zaps, who.zap_cooldown), state.zap_wait)
+        cleans, state = self.ready_to_clean(state, actions, active)
+        length = jnp.where(cleans, who.clean_length, jnp.where(zaps, who.zap_length, 0))
+        radius = jnp.where(cleans, who.clean_radius, who.zap_radius)
+
+        cells = grid.beam_cells(board, shape, state.cell, state.heading)  # [N, X, F]
+        there = (cells[..., None] == state.cell) & active  # [N, X, F, N]
+        if rules.beams_pass:
+            stops = cells == board.num_cells
+        else:
+            stops = jnp.asarray(board.wall)[cells] | self.stops_beam(state, cells, jnp.any(there, axis=-1), cleans)
+        hit = grid.reached_by_beam(stops, length, radius, rules.beam_side_start)
+        hit &= cells != board.num_cells
+
+        by_zap = hit & zaps[:, None, None]
+        hits = jnp.any(there & by_zap[..., None], axis=(1, 2))  # [shooter, target]
+        landed, taken = (jnp.sum(hits, axis=axis, dtype=jnp.int32) for axis in (1, 0))
+        reward = jnp.where(zaps, who.zap_reward, 0.0) + landed * who.zap_hit_reward + taken * who.zapped_reward
+        beam = jnp.where(hit & ~stops, jnp.where(zaps, 2, 1)[:, None, None], 0).astype(jnp.uint8)
+        state = state.replace(
+            zap_wait=zap_wait,
+            beam=beam,
+            away=jnp.where((taken > 0) & active, rules.removal_steps, state.away),
+        )
+        info = {"zaps_fired": zaps.astype(jnp.int32), "zap_hits": landed, "zapped": taken}
+        state, more, cleaning = self.clean(state, cells, hit & cleans[:, None, None], cleans, before)
+        return state, reward + more, info | cleaning
+
+    def ready_to_clean(self, state: Any, actions: jax.Array, active: jax.Array) -> tuple[jax.Array, Any]:
+        """Who fires a clean beam, bool[N], and the state with their waiting times; nobody in most games."""
+        return jnp.zeros(self.num_agents, jnp.bool_), state
+
+    def stops_beam(self, state: Any, cells: jax.Array, occupied: jax.Array, cleans: jax.Array) -> jax.Array:
+        """What beside walls ends a beam, bool[N, X, F]: agents. `occupied`: where agents are on the beam's `cells`."""
+        return occupied
+
+    def clean(
+        self, state: Any, cells: jax.Array, reached: jax.Array, cleans: jax.Array, before: jax.Array
+    ) -> tuple[Any, jax.Array, Info]:
+        """State, reward and info after the clean beams `cleans` reached these cells."""
+        return state, jnp.zeros(self.num_agents, jnp.float32), {}
+
+    def marks(self, state: Any) -> tuple[jax.Array, jax.Array]:
+        cells = grid.beam_cells(self.board, self.beam_shape, state.cell, state.heading)
+        shown = (state.beam > 0) & ~jnp.asarray(self.board.wall)[cells]
+        return jnp.where(shown, cells, self.board.num_cells + 1).reshape(-1), state.beam.reshape(-1)
+
+
+def _add(one: Info, other: Info) -> Info:
+    """What two phases of a step report, added up."""
+    return one | {name: one[name] + count if name in one else count for name, count in other.items()}
+
+
+def _wait(wait: jax.Array, fires: jax.Array, cooldown: jax.Array) -> jax.Array:
+    """Steps to wait after this one."""
+    return jnp.where(fires, cooldown, jnp.maximum(wait - 1, 0))
+
+
+def _draw(key: jax.Array, shapes: Mapping[str, tuple[int, ...]]) -> Draws:
+    """One draw of random bits, cut up."""
+    sizes = [int(np.prod(shape)) for shape in shapes.values()]
+    bits = jax.random.bits(key, (sum(sizes),), jnp.uint32)
+    ends = np.cumsum(sizes).tolist()
+    return {
+        name: bits[end - size : end].reshape(shape)
+        for (name, shape), size, end in zip(shapes.items(), sizes, ends, strict=True)
+    }

@@ -1,0 +1,191 @@
+"""The grid that all social dilemmas share, as plain functions on arrays: moves, beams, placing, views.
+
+Nothing here knows a game. Randomness comes in as words, independent uniform uint32: an event of probability p happens
+where `word < round(p * 2**32)`, and a set of things is put in a random order by their words, larger ones first.
+
+Letters: N agents, S spawn cells, X lanes of a beam, F cells ahead (with 0 beside the shooter), V view size.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax.ssd.maps import STEPS, Board
+
+FORWARD, BACKWARD, STEP_LEFT, STEP_RIGHT, TURN_LEFT, TURN_RIGHT, ZAP, CLEAN = range(1, 9)
+"""Actions; 0 does nothing."""
+
+_TURNS_TO = np.array([0, 0, 2, 3, 1, 0, 0, 0, 0], np.int32)  # heading of a move, relative to the agent's own
+_TURNS_BY = np.array([0, 0, 0, 0, 0, 3, 1, 0, 0], np.int32)
+
+
+def happens(words: jax.Array, probability: float) -> jax.Array:
+    """Whether an event of this (static) probability happens, bool of the shape of `words`."""
+    threshold = round(probability * 2**32)
+    if threshold >= 2**32:
+        return jnp.ones(words.shape, jnp.bool_)
+    return words < np.uint32(threshold)
+
+
+def happens_by_table(words: jax.Array, probabilities: np.ndarray, index: jax.Array) -> jax.Array:
+    """The same with the probability at `index` of a static table; `index` broadcasts against `words`."""
+    thresholds = np.round(np.asarray(probabilities, np.float64) * 2**32)
+    last = np.maximum(thresholds - 1, 0).astype(np.uint32)  # 2**32 itself is no uint32
+    if len(thresholds) <= 8:  # a few selections beat a gather
+        below = jnp.zeros(jnp.broadcast_shapes(words.shape, jnp.shape(index)), jnp.bool_)
+        for i, (limit, possible) in enumerate(zip(last, thresholds > 0, strict=True)):
+            if possible:
+                below |= (index == i) & (words <= limit)
+        return below
+    return (words <= jnp.asarray(last)[index]) & jnp.asarray(thresholds > 0)[index]
+
+
+def happens_with(words: jax.Array, probability: jax.Array) -> jax.Array:
+    """The same with a probability that is data, float32 in [0, 1]."""
+    threshold, always = jnp.round(probability * np.float32(2**32)), probability >= 1
+    return always | (words < jnp.where(always, np.float32(0), threshold).astype(jnp.uint32))
+
+
+def precedes(words: jax.Array) -> jax.Array:
+    """bool[K, K]: whether the first of two comes before the second in the order of their words [K]; ties by index."""
+    index = np.arange(words.shape[0])
+    tie = index[:, None] < index
+    return (words[:, None] > words) | ((words[:, None] == words) & tie)
+
+
+def turn_and_move(
+    board: Board, cell: jax.Array, heading: jax.Array, actions: jax.Array, able: jax.Array, present: jax.Array,
+    before: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """`(cell, heading)` int32[N] after everybody's move at once.
+
+    able: bool[N], who may move or turn; present: bool[N], who stands on the board.
+    before: bool[N, N], from `precedes`: who gets a cell that several want.
+    """
+    actions = jnp.where(able, actions, 0)
+    moves = (actions >= FORWARD) & (actions <= STEP_RIGHT)
+    towards = (heading + jnp.asarray(_TURNS_TO)[actions]) % 4
+    target = jnp.where(moves, jnp.asarray(board.step_to).reshape(-1)[towards * board.num_cells + cell], cell)
+    heading = (heading + jnp.asarray(_TURNS_BY)[actions]) % 4
+    return resolve_moves(cell, target, present, before), heading
+
+
+def resolve_moves(cell: jax.Array, target: jax.Array, present: jax.Array, before: jax.Array) -> jax.Array:
+    """int32[N]: where agents are after moving from `cell` to `target` all at once, as far as they can.
+
+    Two that would swap both stay. Of several that want one cell, the first in order may have it, and does if it is
+    free in the end: empty, or left by its occupant. So trains and rings of three or more move, and whoever stays makes
+    those behind it stay.
+    """
+    n = cell.shape[0]
+    moves = present & (target != cell)
+    wants_cell_of = moves[:, None] & present & (target[:, None] == cell)  # [i, j]: i moves to where j is
+    contested = moves[:, None] & moves & (target[:, None] == target)
+    loses = jnp.any(contested & before.T, axis=1)
+    swaps = jnp.any(wants_cell_of & wants_cell_of.T, axis=1)
+    succeeds = moves & ~loses & ~swaps
+    # An agent moves if all whom it pushes along do: an "and" along a chain (or ring), by doubling.
+    index = np.arange(n, dtype=np.int32)
+    ahead = jnp.max(jnp.where(wants_cell_of, index, -1), axis=1)
+    ahead = jnp.where(ahead < 0, index, ahead)
+    for _ in range(math.ceil(math.log2(n)) if n > 1 else 0):
+        succeeds, ahead = succeeds & succeeds[ahead], ahead[ahead]
+    return jnp.where(succeeds, target, cell)
+
+
+class BeamShape(NamedTuple):
+    """How far any agent's beam may reach, so that all share one shape."""
+
+    length: int
+    radius: int
+
+    @property
+    def lanes(self) -> int:
+        return 2 * self.radius + 1
+
+
+def beam_cells(board: Board, shape: BeamShape, cell: jax.Array, heading: jax.Array) -> jax.Array:
+    """int32[N, X, F]: the cells of the largest beam, by lane from left to right and cells ahead from 0; outside the
+    map, `board.num_cells`."""
+    across = np.arange(-shape.radius, shape.radius + 1, dtype=np.int32)[:, None]
+    ahead = np.arange(shape.length + 1, dtype=np.int32)
+    return look(board, cell, heading, ahead, across)
+
+
+def look(board: Board, cell: jax.Array, heading: jax.Array, ahead: np.ndarray, across: np.ndarray) -> jax.Array:
+    """int32[N, ...]: the cells that are `ahead` of each agent and `across` to its right; outside, `num_cells`."""
+    shape = (-1,) + (1,) * np.broadcast(ahead, across).ndim
+    row, column = (cell // board.width).reshape(shape), (cell % board.width).reshape(shape)
+    down, right = (jnp.asarray(STEPS[:, axis])[heading].reshape(shape) for axis in (0, 1))
+    row = row + down * ahead + right * across  # what is right of (down, right) is (right, -down)
+    column = column + right * ahead - down * across
+    inside = (row >= 0) & (row < board.height) & (column >= 0) & (column < board.width)
+    return jnp.where(inside, row * board.width + column, board.num_cells)
+
+
+def reached_by_beam(stops: jax.Array, length: jax.Array, radius: jax.Array, side_start: int) -> jax.Array:
+    """bool[N, X, F]: the cells that each agent's beam hits.
+
+    stops: bool[N, X, F], where a beam ends; that cell is still hit.
+    length, radius: int32[N], of the beam that the agent fires; 0 for length is no beam.
+    side_start: where side lanes begin to hit, 0 beside the shooter or 1 one ahead of that.
+
+    The centre lane goes ahead from the shooter. The lane at x runs along the cells beside the shooter, up to x, then
+    ahead as far as `length - |x|`. Whatever stops it on the way stops what comes after.
+    """
+    lanes, depth = stops.shape[1:]
+    reach = lanes // 2
+    across = np.abs(np.arange(-reach, reach + 1))[:, None]
+    ahead = np.arange(depth)
+    open_ = [None] * lanes
+    open_[reach] = jnp.ones(stops.shape[0], jnp.bool_)
+    beside = stops[:, :, 0]
+    for x in range(1, reach + 1):  # reached beside the shooter, at lateral offset x
+        for lane, inner in ((reach - x, reach - x + 1), (reach + x, reach + x - 1)):
+            blocked = jnp.zeros_like(open_[reach]) if x == 1 else beside[:, inner]
+            open_[lane] = open_[inner] & ~blocked
+    columns = [jnp.stack(open_, axis=1)]
+    passing = columns[0] & (~beside | jnp.asarray(np.arange(lanes) == reach))
+    for f in range(1, depth):
+        columns.append(passing)
+        passing = passing & ~stops[:, :, f]
+    reached = jnp.stack(columns, axis=2)
+    lengths, radii = length[:, None, None], radius[:, None, None]
+    inside = (across <= radii) & (ahead <= lengths - across) & (lengths > 0)
+    starts = np.where(across == 0, 1, side_start)
+    return reached & inside & (ahead >= starts)
+
+
+def place(
+    board: Board, words: jax.Array, group: jax.Array, wanting: jax.Array, free: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """`(placed bool[N], cell int32[N])`: a spawn cell of its group for each agent that is `wanting` one.
+
+    The k-th such agent of a group, by index, gets the k-th of its group's `free` bool[S] cells in the order of their
+    `words` uint32[S]. Who is left without one is not placed.
+    """
+    n, spawns = group.shape[0], board.spawn_cells
+    same = board.spawn_group[:, None] == board.spawn_group
+    place_of_cell = jnp.sum(precedes(words) & same & free[:, None], axis=0, dtype=jnp.int32)  # [S]
+    earlier = np.arange(n)[:, None] < np.arange(n)
+    turn = jnp.sum(earlier & (group[:, None] == group) & wanting[:, None], axis=0, dtype=jnp.int32)  # [N]
+    gets = (wanting[:, None] & free) & (group[:, None] == board.spawn_group) & (place_of_cell == turn[:, None])
+    return jnp.any(gets, axis=1), jnp.sum(gets * spawns, axis=1, dtype=jnp.int32)
+
+
+@functools.cache
+def window(kind: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """`(ahead, across)` int32[V, V]: where each cell of a window lies from its agent; row 0 is farthest ahead.
+
+    "centred": the agent in the middle; "ahead": one row of cells behind it.
+    """
+    behind = size // 2 if kind == "centred" else 1
+    ahead = (size - 1 - behind - np.arange(size, dtype=np.int32))[:, None]
+    across = (np.arange(size, dtype=np.int32) - size // 2)[None]
+    return ahead, across

@@ -1,0 +1,177 @@
+"""Harvest: apples grow where apples are, so that an orchard which is eaten bare stays bare.
+
+Sources: Melting Pot's `commons_harvest` (default), the original sequential social dilemmas of Hughes et al. 2018
+(1803.08884) in the code of E. Vinitsky and others, and SocialJax's `harvest_common_open`; the map `diamonds` is that of
+the SocialJax fork by the author of "Fairness over Equality" (2602.15407). docs/social_dilemmas.md sets them side by side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax.base import pytree
+from envs_jax.ssd import grid, maps
+from envs_jax.ssd.base import ArmedDilemma, ArmedState, Draws, Info
+from envs_jax.ssd.rules import BeamRules, choose
+
+
+@pytree
+class HarvestState(ArmedState):
+    """apple: bool[A], which apple cells hold one.
+
+    apple_before: bool[A], the same one step earlier.
+    """
+
+    apple: jax.Array
+    apple_before: jax.Array
+
+
+@dataclass(frozen=True)
+class HarvestRules(BeamRules):
+    """The numbers of Harvest."""
+
+    growth: Any = "deferred"
+    regrowth: tuple[float, ...] = (0.0, 0.0025, 0.005, 0.025)
+    """Probability that an apple grows, by the number of apples near it; the last for all larger numbers."""
+    neighbour_radius2: float = 4.0
+    """Squared distance up to which an apple is near."""
+
+    probabilities: ClassVar[tuple[str, ...]] = ("regrowth",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.regrowth:
+            raise ValueError("regrowth is (); allowed: at least one probability")
+
+
+_MELTINGPOT = HarvestRules()
+_ROOMS = dataclasses.replace(
+    _MELTINGPOT, regrowth=(0.0, 0.001, 0.005, 0.025), zap_length=4, zap_cooldown=1, removal_steps=101
+)
+RULES = {
+    "meltingpot": _MELTINGPOT,
+    "hughes2018": HarvestRules(
+        window="centred",
+        view_size=15,
+        growth="after",
+        regrow_under_agents=False,
+        regrowth=(0.0, 0.005, 0.02, 0.05),
+        neighbour_radius2=2.0,
+        zap_length=5,
+        zap_cooldown=0,
+        zap_reward=-1.0,
+        zapped_reward=-50.0,
+        removal_steps=0,
+    ),
+    "socialjax": HarvestRules(
+        growth="before",
+        regrow_under_agents=False,
+        regrowth=(0.0, 0.001, 0.005, 0.025),
+        zap_length=2,
+        zap_cooldown=0,
+        removal_steps=1,
+        beam_side_start=1,
+        beams_pass=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Harvest(ArmedDilemma):
+    """Harvest. Reward 1 per apple for a standard agent.
+
+    Actions: 0 noop, 1 forward, 2 backward, 3 step left, 4 step right, 5 turn left, 6 turn right, 7 zap.
+    `info`, each per agent: apples, zaps_fired, zap_hits, zapped, removed, cell, mean_distance.
+    """
+
+    regrowth: tuple[float, ...] | None = None
+    """Probability that an apple grows by the number of apples near it; None as the rules have it."""
+    removal_steps: int | None = None
+    """Steps for which a zapped agent is gone; None as the rules have it."""
+
+    game: ClassVar[str] = "harvest"
+    usual_agents: ClassVar[int] = 7
+    characters: ClassVar[str] = "W PQA"
+    num_actions: ClassVar[int] = 8
+
+    def usual_map(self) -> str:
+        return "ssd" if self.rules == "hughes2018" else "open"
+
+    def choose_rules(self) -> HarvestRules:
+        if isinstance(self.regrowth, list):  # as from a command line
+            object.__setattr__(self, "regrowth", tuple(self.regrowth))
+        presets = RULES | ({"meltingpot": _ROOMS} if self.map in ("closed", "partnership") else {})
+        return choose(presets, self.rules, {"regrowth": self.regrowth, "removal_steps": self.removal_steps})
+
+    @property
+    def harvest_rules(self) -> HarvestRules:
+        assert isinstance(self.numbers, HarvestRules)
+        return self.numbers
+
+    def standard(self) -> dict[str, Any]:
+        # Melting Pot starts its first two agents close to the apples on its own maps.
+        inside = self.rules == "meltingpot" and self.map in ("", "open", "closed", "partnership")
+        starts = [1, 1, *[0] * self.num_agents][: self.num_agents] if inside else 0
+        return super().standard() | {"spawn_group": starts}
+
+    def words(self) -> dict[str, tuple[int, ...]]:
+        return {"grow": (len(self.board.apple_cells),)}
+
+    def set_up(self, agents: dict[str, Any]) -> HarvestState:
+        full = np.ones(len(self.board.apple_cells), np.bool_)
+        return HarvestState(**self.armed(agents), apple=jnp.array(full), apple_before=jnp.array(full))
+
+    def grow(self, state: HarvestState, on: HarvestState, draws: Draws) -> HarvestState:
+        rules, cells = self.harvest_rules, self.board.apple_cells
+        # "deferred", as Melting Pot's engine does it: counted one step back, for cells that were free then and since.
+        seen = on.apple_before if rules.growth == "deferred" else on.apple
+        near = count_near(seen, self.board.neighbours(cells, rules.neighbour_radius2))
+        last = len(rules.regrowth) - 1
+        grows = grid.happens_by_table(draws["grow"], np.array(rules.regrowth), jnp.minimum(near, last))
+        grows &= ~seen & ~on.apple
+        if not rules.regrow_under_agents:
+            grows &= ~occupied(state, cells)
+        return state.replace(apple=state.apple | grows, apple_before=on.apple)
+
+    def collect(self, state: HarvestState, before: jax.Array) -> tuple[HarvestState, jax.Array, Info]:
+        apple, ate = take(state, self.board.apple_cells)
+        state = state.replace(apple=apple, items=state.items + ate)
+        return state, ate * state.roles.apple_reward, {"apples": ate.astype(jnp.int32)}
+
+    def ground_codes(self, state: HarvestState) -> tuple[np.ndarray, jax.Array]:
+        return apple_codes(self.board, state.apple)
+
+    @property
+    def ground_kinds(self) -> tuple[int, ...]:
+        return (maps.WALL, maps.APPLE)
+
+
+def count_near(apple: jax.Array, neighbours: np.ndarray) -> jax.Array:
+    """How many neighbours hold an apple, int32[A], for apple bool[A] and the table of `Board.neighbours`."""
+    padded = jnp.append(apple, False)
+    return jnp.sum(padded[neighbours], axis=1, dtype=jnp.int32)
+
+
+def occupied(state: Any, cells: np.ndarray) -> jax.Array:
+    """On which of `cells` an agent stands, bool[len(cells)]."""
+    return jnp.any((state.cell[:, None] == cells) & state.present[:, None], axis=0)
+
+
+def take(state: Any, cells: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """The apples that are left, bool[A], and which agents took one, bool[N]."""
+    on = (state.cell[:, None] == cells) & state.present[:, None] & state.apple
+    return state.apple & ~jnp.any(on, axis=0), jnp.any(on, axis=1)
+
+
+def apple_codes(board: maps.Board, apple: jax.Array) -> tuple[np.ndarray, jax.Array]:
+    """`(slot, code)` of the ground of a board with apples: first the apple cells, then the other kinds of ground."""
+    fixed = np.arange(maps.RIVER + 1, dtype=np.uint8)
+    slot = len(board.apple_cells) + board.ground.astype(np.int32)
+    slot[board.apple_cells] = np.arange(len(board.apple_cells))
+    return slot, jnp.concatenate([jnp.where(apple, np.uint8(maps.APPLE), np.uint8(maps.FLOOR)), fixed])
