@@ -1,23 +1,29 @@
-"""Melting Pot's own engine, driven with scripted actions and read back into symbols.
+"""The two sides of `meltingpot_parity.py`: Melting Pot's own engine and Covey's environments, behind the same methods.
 
 Nothing of Melting Pot is kept here: configurations, maps and Lua files are read from a checkout at run time, and the
-engine is the wheel `dmlab2d`. The board is read from the engine's `LAYER` observations, which say what lies on which
-layer of a cell, and not from pictures: so one also sees what lies under an agent or a beam. To that end the view of
-every avatar is widened to the whole map, which changes nothing else.
+engine is the wheel `dmlab2d`. Its board is read from the `LAYER` observations, which say what lies on which layer of a
+cell, and not from pictures: so one also sees what lies under an agent or a beam. To that end the view of every avatar
+is widened to the whole map, which changes nothing else.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import importlib.util
+import random
 import sys
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+import envs_jax
 
 NEEDED = {
     "dmlab2d": "dmlab2d",
@@ -56,6 +62,30 @@ KINDS = {
 """Melting Pot's prefabs as Covey's map characters; of several in a cell, the first in this order counts."""
 
 
+STEPS = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])
+"""Row and column that one step in each heading adds."""
+
+
+class Game(NamedTuple):
+    """A game as both sides name it."""
+
+    name: str
+    game: str
+    substrate: str
+    map: str
+    actions: int
+
+
+GAMES = (
+    Game("cleanup", "cleanup", "clean_up", "standard", 9),
+    Game("harvest open", "harvest", "commons_harvest__open", "open", 8),
+    Game("harvest closed", "harvest", "commons_harvest__closed", "closed", 8),
+    Game("harvest partnership", "harvest", "commons_harvest__partnership", "partnership", 8),
+    Game("coins", "coins", "coins", "", 7),
+)
+CLEANUP, OPEN, CLOSED, PARTNERSHIP, COINS = GAMES
+
+
 class Board(NamedTuple):
     """What there is to see. Grids are bool[height, width] unless said otherwise.
 
@@ -71,6 +101,9 @@ class Board(NamedTuple):
     coin: np.ndarray
     zap: np.ndarray
     clean: np.ndarray
+
+
+# --- Melting Pot's side ---
 
 
 def load(checkout: Path) -> None:
@@ -113,7 +146,6 @@ class Engine:
     starts: the first cell (row, column) of each agent; without it they start as the substrate has it. With `north` all
         face north then, else at random as in the substrate; with `return_to_start` they also come back to that cell.
     avatar, prefabs, scene: settings by component (of a prefab), `{"Zapper": {"cooldownTime": 0}}`.
-    whole_view: without it, avatars keep the substrate's view, `board` cannot be read and `picture` can.
     """
 
     def __init__(
@@ -129,11 +161,11 @@ class Engine:
         avatar: Mapping[str, Mapping[str, Any]] | None = None,
         prefabs: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
         scene: Mapping[str, Mapping[str, Any]] | None = None,
-        whole_view: bool = True,
     ):
         self._config = importlib.import_module("meltingpot.configs.substrates").get_config(substrate)
         family = substrate.split("__")[0]
         roles = tuple(self._config.default_player_roles)
+        random.seed(seed)  # Coins draws its room and colours with it.
         self.num_agents = len(roles) if num_agents is None else num_agents
         if family != "coins":
             roles = (roles[0],) * self.num_agents
@@ -148,6 +180,7 @@ class Engine:
         self.height, self.width = len(rows), max(map(len, rows))
         self._rows = [row.ljust(self.width) for row in rows]
         avatars = simulation["gameObjects"]
+        self.usual_view: dict[str, Any] = dict(component(avatars[0], "Avatar")["view"])
         if starts is not None:
             self._place(simulation, starts, return_to_start)
         for game_object in avatars:
@@ -155,9 +188,8 @@ class Engine:
                 component(game_object, name).update(values)
             if north:
                 component(game_object, "Avatar")["randomizeInitialOrientation"] = False
-            if whole_view:
-                view = {"left": self.width, "right": self.width, "forward": self.height, "backward": self.height}
-                component(game_object, "Avatar")["view"] = view | {"centered": False}
+            view = {"left": self.width, "right": self.width, "forward": self.height, "backward": self.height}
+            component(game_object, "Avatar")["view"] = view | {"centered": False}
             where = {"objectIsAvatar": True, "alsoReportOrientation": True}
             game_object["components"].append({"component": "LocationObserver", "kwargs": where})
         for prefab, components in (prefabs or {}).items():
@@ -258,7 +290,7 @@ class Engine:
         return found
 
     def picture(self, agent: int | None = None) -> np.ndarray:
-        """uint8[height, width, 3]: what an agent is shown, or the whole map."""
+        """uint8[height, width, 3]: what an agent is shown (around it as much as the map is large), or the whole map."""
         return np.asarray(self._raw.observation("WORLD.RGB" if agent is None else f"{agent + 1}.RGB"))
 
     def poses(self) -> tuple[np.ndarray, np.ndarray]:
@@ -291,3 +323,197 @@ class Engine:
             coin[shown(kind)] = agent + 1
         heading = np.where(cell < 0, -1, heading)
         return Board(cell, heading, shown("Apple"), shown("Dirt"), coin, shown("BeamZap"), shown("BeamClean"))
+
+
+# --- Covey's side ---
+
+CERTAIN_HERE: dict[str, dict[str, Any]] = {
+    "cleanup": {"apple_growth": 1.0},
+    "harvest": {"regrowth": (0.0, 1.0)},
+    "coins": {"coin_rate": 1.0},
+}
+"""Covey's settings under which everything grows as soon as it can."""
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _start(env: Any, key: jax.Array, episode: jax.Array, copies: jax.Array) -> Any:
+    return jax.vmap(lambda i: env.init(jax.random.fold_in(jax.random.fold_in(key, episode), i)))(copies)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _step(env: Any, key: jax.Array, step: jax.Array, states: Any, actions: jax.Array) -> tuple[Any, jax.Array]:
+    keys = jax.random.split(jax.random.fold_in(key, step), actions.shape[0])
+    states, outcome = jax.vmap(env.advance)(keys, states, actions)
+    return states, outcome.reward
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _observe(env: Any, states: Any) -> jax.Array:
+    return jax.vmap(env.observe)(states)
+
+
+class Ours:
+    """An environment of Covey: `copies` of it at once, of which the single-board methods look at the first.
+
+    layout: a map; without it, the game's own. certain: everything grows as soon as it can.
+    """
+
+    def __init__(
+        self,
+        game: Game,
+        seed: int,
+        *,
+        layout: Sequence[str] | None = None,
+        num_agents: int = 0,
+        certain: bool = False,
+        copies: int = 1,
+    ):
+        settings: dict[str, Any] = {"map": game.map}
+        if layout is not None:
+            usual: Any = envs_jax.make(game.game, map=game.map)
+            settings = {"map": "\n".join(layout), "rules": usual.numbers}  # Harvest's rules depend on its map.
+        settings |= CERTAIN_HERE[game.game] if certain else {}
+        self.env: Any = envs_jax.make(game.game, num_agents=num_agents, max_steps=None, **settings)
+        self.num_agents, self.height, self.width = self.env.num_agents, self.env.board.height, self.env.board.width
+        self._key, self._clock, self._episode = jax.random.key(seed), 0, 0
+        self._copies = np.arange(copies)
+        self.state: Any = None
+
+    def cells(self) -> list[str]:
+        """The map."""
+        return self.env.layout.split("\n")
+
+    def reset(self) -> None:
+        """New episodes."""
+        self.state = _start(self.env, self._key, jnp.int32(self._episode), self._copies)
+        self._episode += 1
+
+    def pose(
+        self,
+        starts: Sequence[tuple[int, int]],
+        headings: Sequence[int],
+        waste: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
+        """A new episode in which everybody is at a place of our choice, and waste too if it is given."""
+        self.reset()
+        cell = np.array([[row * self.width + column for row, column in starts]], np.int32)
+        self.state = self.state.replace(cell=jnp.asarray(cell), heading=jnp.asarray([headings], jnp.int32))
+        if waste is not None:
+            dirty = np.isin(self.env.board.waste_cells, [row * self.width + column for row, column in waste])
+            self.state = self.state.replace(waste=jnp.asarray(dirty[None]))
+
+    def step(self, actions: Any) -> np.ndarray:
+        """All agents act once. float[N], or [copies, N] where `actions` are that: the rewards."""
+        actions = np.asarray(actions, np.int32)
+        batch = actions if actions.ndim == 2 else actions[None]
+        self.state, reward = _step(self.env, self._key, jnp.int32(self._clock), self.state, batch)
+        self._clock += 1
+        return np.asarray(reward) if actions.ndim == 2 else np.asarray(reward[0])
+
+    def observations(self) -> np.ndarray:
+        """uint8[copies, N, 11, 11, 2]."""
+        return np.asarray(_observe(self.env, self.state))
+
+    def board(self) -> Board:
+        """The first copy's board."""
+        state, board = jax.tree.map(lambda leaf: np.asarray(leaf[0]), self.state), self.env.board
+
+        def drawn(cells: np.ndarray, values: Any) -> np.ndarray:
+            grid = np.zeros(self.height * self.width, np.asarray(values).dtype)
+            grid[cells] = values
+            return grid.reshape(self.height, self.width)
+
+        zap = clean = drawn(np.zeros(0, int), np.zeros(0, bool))
+        if hasattr(state, "beam"):
+            places, marks = (np.asarray(part) for part in self.env.marks(state))
+            inside = places < self.height * self.width
+            zap, clean = (drawn(places[inside & (marks == mark)], True) for mark in (2, 1))
+        apple = drawn(board.apple_cells, getattr(state, "apple", False))
+        waste = drawn(board.waste_cells, getattr(state, "waste", False))
+        coin = drawn(board.coin_cells, getattr(state, "coin", 0))
+        away = state.away > 0
+        return Board(np.where(away, -1, state.cell), np.where(away, -1, state.heading), apple, waste, coin, zap, clean)
+
+    def observe(self, board: Board) -> np.ndarray:
+        """uint8[N, 11, 11, 2]: what agents observe of a board without beams."""
+        state, kinds = self.state, self.env.board
+        changes = {"cell": board.cell, "heading": board.heading, "away": board.cell < 0}
+        if hasattr(state, "apple"):
+            changes["apple"] = board.apple.reshape(-1)[kinds.apple_cells]
+        if hasattr(state, "waste"):
+            changes["waste"] = board.waste.reshape(-1)[kinds.waste_cells]
+        if hasattr(state, "coin"):
+            changes["coin"] = board.coin.reshape(-1)[kinds.coin_cells]
+        like = {name: getattr(state, name).dtype for name in changes}
+        state = state.replace(**{name: jnp.asarray(value[None], like[name]) for name, value in changes.items()})
+        return np.asarray(_observe(self.env, state))[0]
+
+
+# --- Both: small maps with everybody at a place of our choice, and boards as observations ---
+
+
+def room(rows: Sequence[str], game: Game) -> tuple[str, ...]:
+    """A map with a wall around it, and below a closed strip of spawn cells, where removed agents come back. In Cleanup
+    the last cell of the strip is one of clean water: there must be water."""
+    width = len(rows[0])
+    wall = "W" * (width + 2)
+    strip = "P" * (width - 1) + ("H" if game.game == "cleanup" else "P")
+    return (wall, *(f"W{row}W" for row in rows), wall, f"W{strip}W", wall)
+
+
+class Scene(NamedTuple):
+    """A game on a map, and everybody's place (row, column) and heading at the start."""
+
+    game: Game
+    layout: tuple[str, ...]
+    starts: Sequence[tuple[int, int]]
+    headings: Sequence[int]
+
+    def theirs(self, seed: int, **settings: Any) -> Engine:
+        """Melting Pot's side. All start facing north there, and turn to the right until they face as they should."""
+        engine = Engine(
+            self.game.substrate,
+            seed=seed,
+            num_agents=len(self.starts),
+            layout=self.layout,
+            starts=self.starts,
+            north=True,
+            **settings,
+        )
+        engine.reset()
+        for turned in range(max(self.headings)):
+            engine.step([ACTIONS["turn_right"] if turned < heading else 0 for heading in self.headings])
+        return engine
+
+    def ours(self, seed: int, **settings: Any) -> Ours:
+        """Covey's side."""
+        side = Ours(self.game, seed, layout=self.layout, num_agents=len(self.starts), **settings)
+        side.reset()
+        side.pose(self.starts, self.headings)
+        return side
+
+
+def window(board: Board, cells: Sequence[str]) -> np.ndarray:
+    """uint8[N, 11, 11, 2]: the symbols of Covey's observation, of any side's board."""
+    height, width = len(cells), len(cells[0])
+    ground = np.array([[{"W": 2, "~": 4, "H": 4, "F": 4}.get(c, 3) for c in row] for row in cells])
+    ground[board.waste], ground[board.apple] = 5, 6
+    agents = np.where(board.zap, 6, np.where(board.clean, 7, 0))
+    present = np.flatnonzero(board.cell >= 0)
+    agents.reshape(-1)[board.cell[present]] = 2 + board.heading[present]
+    ahead, right = 9 - np.arange(11)[:, None], np.arange(11)[None] - 5
+    views = np.zeros((len(board.cell), 11, 11, 2), np.uint8)
+    for agent in present:
+        heading = board.heading[agent]
+        forward, sideways = STEPS[heading], STEPS[(heading + 1) % 4]
+        row = board.cell[agent] // width + ahead * forward[0] + right * sideways[0]
+        column = board.cell[agent] % width + ahead * forward[1] + right * sideways[1]
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        row, column = row.clip(0, height - 1), column.clip(0, width - 1)
+        coin = board.coin[row, column]
+        here = np.where(coin == 0, ground[row, column], np.where(coin == agent + 1, 7, 8))
+        who = agents[row, column]
+        who = np.where((who >= 2) & (who < 6), 2 + (who - 2 - heading) % 4, who)
+        views[agent, ..., 0], views[agent, ..., 1] = np.where(inside, here, 1), np.where(inside, who, 0)
+        views[agent, 9, 5, 1] = 1
+    return views

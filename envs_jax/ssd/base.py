@@ -347,35 +347,36 @@ class SocialDilemma(MultiAgentEnv):
     def symbols(self, state: Any) -> jax.Array:
         """The two planes of codes, uint8[N, V, V, 2]."""
         board, (ahead, across) = self.board, self.view
-        cells = grid.look(board, state.cell, state.heading, ahead, across)  # [N, V, V]
-        slot, code = self.ground_codes(state)
-        ground = code[jnp.asarray(slot)[cells]]
-        coins = jnp.arange(self.num_agents)[:, None, None] + maps.OWN_COIN
-        ground = self.own_view(ground, coins)
-
-        # One plane for all: 0 nobody, 1 clean beam, 2 zap beam, 3 + heading of an agent; the larger one shows.
-        nowhere = board.num_cells + 1
+        # The whole board once, with both planes in one number: the ground's code below, who is there above: 0 nobody,
+        # 1 clean beam, 2 zap beam, 3 + heading of an agent; the larger shows. Then one gather cuts out all windows.
+        nowhere = board.num_cells + 1  # a cell that no window shows
         places, marks = self.marks(state)
         places = jnp.append(places, jnp.where(state.present, state.cell, nowhere))
-        marks = jnp.append(marks, (state.heading + 3).astype(jnp.uint8))
-        plane = jnp.zeros(board.num_cells + 2, jnp.uint8).at[places].max(marks)
-        seen = plane[cells]
-        relative = (seen - 3 - state.heading[:, None, None].astype(jnp.uint8)) % 4 + maps.OTHER
-        beam = jnp.where(seen == 0, maps.NOBODY, jnp.where(seen == 1, maps.CLEAN_BEAM, maps.ZAP_BEAM))
-        agent = jnp.where(seen >= 3, relative, beam.astype(jnp.uint8))
-        agent = jnp.where((ahead == 0) & (across == 0), np.uint8(maps.SELF), agent)
+        marks = jnp.append(marks, state.heading + 3).astype(jnp.uint16)
+        slot, code = self.ground_codes(state)
+        painted = jnp.zeros(board.num_cells + 2, jnp.uint16).at[places].max(marks << 8)
+        painted |= code[jnp.asarray(np.append(slot, 0))]
+        seen = painted[grid.look(board, state.cell, state.heading, ahead, across)]  # [N, V, V]
+
+        own = jnp.arange(maps.OWN_COIN, maps.OWN_COIN + self.num_agents, dtype=jnp.uint16)[:, None, None]
+        ground, mark = self.own_view(seen & 0xFF, own), seen >> 8
+        relative = (mark - (state.heading + 3).astype(jnp.uint16)[:, None, None]) % 4 + maps.OTHER
+        beam = jnp.where(mark == 0, maps.NOBODY, maps.CLEAN_BEAM + 1 - mark)
+        agent = jnp.where(mark >= 3, relative, beam)
+        agent = jnp.where((ahead == 0) & (across == 0), np.uint16(maps.SELF), agent)
 
         far = np.maximum(np.abs(ahead), np.abs(across))
         sees = (far <= state.roles.view[:, None, None]) & state.present[:, None, None]
-        return jnp.where(sees[..., None], jnp.stack([ground, agent], axis=-1), 0).astype(jnp.uint8)
+        # Reading a number as its two bytes is twice as fast as stacking two planes.
+        return jax.lax.bitcast_convert_type(jnp.where(sees, ground | agent << 8, np.uint16(0)), jnp.uint8)
 
     def own_view(self, ground: jax.Array, own: jax.Array) -> jax.Array:
-        """Ground codes [N, V, V] as each agent sees them; Coins tells own coins from others'."""
+        """Ground codes uint16[N, V, V] as each agent sees them, `own` being its own coins' code; for Coins."""
         return ground
 
     def marks(self, state: Any) -> tuple[jax.Array, jax.Array]:
-        """Cells with beams, int32[K], and 1 for a clean beam or 2 for a zap there, uint8[K]."""
-        return jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.uint8)
+        """Cells with beams, int32[K] (`num_cells + 1` for none), and 1 for a clean beam or 2 for a zap there, int32[K]."""
+        return jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.int32)
 
     def positions(self, state: Any) -> jax.Array:
         """Row and column of each agent, int32[N, 2]; of a removed one, where it was last."""
@@ -485,7 +486,7 @@ class ArmedDilemma(SocialDilemma):
         radius = jnp.where(cleans, who.clean_radius, who.zap_radius)
 
         cells = grid.beam_cells(board, shape, state.cell, state.heading)  # [N, X, F]
-        there = (cells[..., None] == state.cell) & active  # [N, X, F, N]
+        there = (cells.astype(board.small)[..., None] == state.cell.astype(board.small)) & active  # [N, X, F, N]
         if rules.beams_pass:
             stops = cells == board.num_cells
         else:
@@ -524,7 +525,9 @@ class ArmedDilemma(SocialDilemma):
     def marks(self, state: Any) -> tuple[jax.Array, jax.Array]:
         cells = grid.beam_cells(self.board, self.beam_shape, state.cell, state.heading)
         shown = (state.beam > 0) & ~jnp.asarray(self.board.wall)[cells]
-        return jnp.where(shown, cells, self.board.num_cells + 1).reshape(-1), state.beam.reshape(-1)
+        places = jnp.where(shown, cells, self.board.num_cells + 1)
+        possible = self.beam_shape.mask  # the fewer cells to paint, the better
+        return places[:, possible].reshape(-1), state.beam[:, possible].reshape(-1).astype(jnp.int32)
 
 
 def _add(one: Info, other: Info) -> Info:

@@ -216,9 +216,9 @@ class Cleanup(ArmedDilemma):
     def clean(
         self, state: CleanupState, cells: jax.Array, reached: jax.Array, cleans: jax.Array, before: jax.Array
     ) -> tuple[CleanupState, jax.Array, Info]:
-        waste_cells = self.board.waste_cells
-        reached = reached.reshape(self.num_agents, -1, 1) & (cells.reshape(self.num_agents, -1, 1) == waste_cells)
-        by = jnp.any(reached, axis=1) & state.waste  # [N, D]
+        board, possible = self.board, self.beam_shape.mask
+        spots = jnp.where(reached, cells, -1)[:, possible].astype(board.small)  # [N, K]
+        by = jnp.any(spots[..., None] == board.waste_cells.astype(board.small), axis=1) & state.waste  # [N, D]
         # Where several reach the same waste, it counts for the first in order.
         first = by & ~jnp.any(by[:, None] & before[:, :, None], axis=0)
         cleaned = jnp.sum(first, axis=1, dtype=jnp.int32)

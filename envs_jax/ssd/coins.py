@@ -139,9 +139,8 @@ class Coins(SocialDilemma):
         return slot, jnp.concatenate([coin, fixed])
 
     def own_view(self, ground: jax.Array, own: jax.Array) -> jax.Array:
-        is_coin = ground >= maps.OWN_COIN
-        mine = jnp.where(ground == own.astype(jnp.uint8), np.uint8(maps.OWN_COIN), np.uint8(maps.OTHER_COIN))
-        return jnp.where(is_coin, mine, ground)
+        coin = jnp.where(ground == own, np.uint16(maps.OWN_COIN), np.uint16(maps.OTHER_COIN))
+        return jnp.where(ground >= maps.OWN_COIN, coin, ground)
 
     @property
     def ground_kinds(self) -> tuple[int, ...]:

@@ -109,6 +109,13 @@ class BeamShape(NamedTuple):
     def lanes(self) -> int:
         return 2 * self.radius + 1
 
+    @property
+    def mask(self) -> np.ndarray:
+        """bool[X, F]: which cells of that box any beam can reach."""
+        across = np.abs(np.arange(-self.radius, self.radius + 1))[:, None]
+        ahead = np.arange(self.length + 1)
+        return (ahead + across > 0) & (ahead <= self.length - across)
+
 
 def beam_cells(board: Board, shape: BeamShape, cell: jax.Array, heading: jax.Array) -> jax.Array:
     """int32[N, X, F]: the cells of the largest beam, by lane from left to right and cells ahead from 0; outside the

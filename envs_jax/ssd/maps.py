@@ -62,6 +62,11 @@ class Board:
     def num_cells(self) -> int:
         return self.height * self.width
 
+    @property
+    def small(self) -> type[np.signedinteger]:
+        """The smallest type that can count the cells; twice as many of those fit into a vector register."""
+        return np.int16 if self.num_cells < 30_000 else np.int32
+
     def index_of(self, cells: np.ndarray) -> np.ndarray:
         """int32[cells + 1]: the place in `cells` of each cell of the board, or `len(cells)` where it is not in it."""
         index = np.full(self.num_cells + 1, len(cells), np.int32)
