@@ -48,8 +48,12 @@ class Wrapper(MultiAgentEnv):
         """The state of `env` within a state of this wrapper."""
         return state
 
-    def init(self, key: jax.Array) -> Any:
-        return self.env.init(key)
+    def init(self, key: jax.Array, *data: Any) -> Any:
+        """`env.init`, with what that takes beside the key (roles of a social dilemma, say)."""
+        return self.env.init(key, *data)
+
+    def restart(self, key: jax.Array, state: Any) -> Any:
+        return self.env.restart(key, self.unwrap(state))
 
     def transition(self, key: jax.Array, state: Any, actions: jax.Array) -> tuple[Any, Outcome]:
         return self.env.advance(key, state, actions)
@@ -128,10 +132,16 @@ class EpisodeStatistics(Wrapper):
     def unwrap(self, state: EpisodeStatisticsState) -> Any:
         return state.env_state
 
-    def init(self, key: jax.Array) -> EpisodeStatisticsState:
+    def init(self, key: jax.Array, *data: Any) -> EpisodeStatisticsState:
+        return self._start(self.env.init(key, *data))
+
+    def restart(self, key: jax.Array, state: EpisodeStatisticsState) -> EpisodeStatisticsState:
+        return self._start(self.env.restart(key, state.env_state))
+
+    def _start(self, env_state: Any) -> EpisodeStatisticsState:
         return EpisodeStatisticsState(
             **start_clock(),  # not the wrapped state's own arrays: one buffer cannot be donated twice
-            env_state=self.env.init(key),
+            env_state=env_state,
             episode_return=jnp.zeros(self.num_agents, jnp.float32),
             episode_length=jnp.zeros(self.num_agents, jnp.int32),
         )

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs_jax.base import MultiAgentEnv, Outcome, State, pytree, start_clock
+from envs_jax.base import MultiAgentEnv, Outcome, State, flat_box, pytree, start_clock
 from envs_jax.spaces import Box, Discrete
 from envs_jax.ssd import grid, maps, roles
 from envs_jax.ssd.grid import BeamShape
@@ -28,7 +28,9 @@ Draws: TypeAlias = dict[str, jax.Array]
 Info: TypeAlias = dict[str, jax.Array]
 
 ITEMS_SHOWN = 255
-"""The most items that an observation's inventory tells apart."""
+"""The most items (and steps to wait) that an observation tells apart."""
+NUM_FEATURES = 4
+"""How many numbers `self_features` adds."""
 
 
 @pytree
@@ -69,8 +71,9 @@ class SocialDilemma(MultiAgentEnv):
     roles: str = "default"
     """Who can do what and is paid what: "default", one role for all, "3high,2low,wide_zapper" in this order, or a
     composition such as "5high_5low" (low first). From Python also a mapping of abilities to numbers or arrays."""
-    observation: Literal["symbols", "rgb"] = "symbols"
-    """What agents see: two planes of codes, or 8x8 pixels per cell."""
+    observation: Literal["symbols", "rgb", "onehot"] = "symbols"
+    """What agents see: two planes of codes, 8x8 pixels per cell, or the codes as one flat vector of ones and zeros, for
+    networks that take nothing else."""
     window: Window | None = None
     """Where an agent is in its window: "centred" or "ahead" (one row behind it); None as the rules have it."""
     self_features: bool = False
@@ -95,8 +98,8 @@ class SocialDilemma(MultiAgentEnv):
         if self.num_agents == 0:
             set_("num_agents", roles.count_agents(self.roles) or self.usual_agents)
         super().__post_init__()
-        if self.observation not in ("symbols", "rgb"):
-            raise ValueError(f"observation is {self.observation!r}; allowed: 'symbols', 'rgb'")
+        if self.observation not in ("symbols", "rgb", "onehot"):
+            raise ValueError(f"observation is {self.observation!r}; allowed: 'symbols', 'rgb', 'onehot'")
         set_("numbers", self.choose_rules())
         set_("layout", maps.load(self.game, self.map or self.usual_map()))
         _ = self.board
@@ -204,6 +207,8 @@ class SocialDilemma(MultiAgentEnv):
         who: abilities as data (see `make_roles`), instead of those of the environment's own `roles`. Raises ValueError
         if they are there to look at and do not fit the map.
         """
+        if who is not None and roles.is_concrete(who):
+            self.check_roles(who)
         return self.start(self.own_roles if who is None else who, self.draw_start(key))
 
     def restart(self, key: jax.Array, state: Any) -> Any:
@@ -222,8 +227,6 @@ class SocialDilemma(MultiAgentEnv):
 
     def start(self, who: Roles, draws: Draws) -> Any:
         """`init` with given words."""
-        if who is not self.own_roles and roles.is_concrete(who):
-            self.check_roles(who)
         who = jax.tree.map(jnp.asarray, who)
         everyone = jnp.ones(self.num_agents, jnp.bool_)
         free = jnp.ones(len(self.board.spawn_cells), jnp.bool_)
@@ -313,7 +316,9 @@ class SocialDilemma(MultiAgentEnv):
         return Discrete(self.num_actions)
 
     def observation_space(self, agent: str | None = None) -> Box:
-        features = 4 if self.self_features else 0
+        features = NUM_FEATURES if self.self_features else 0
+        if self.observation == "onehot":
+            return flat_box(self.view_size**2 * (maps.NUM_GROUNDS + maps.NUM_AGENTS) + features, 0.0, 1.0)
         if self.observation == "rgb":
             return Box(0, 255, (8 * self.view_size, 8 * self.view_size, 3 + features), np.dtype(np.uint8))
         return Box(0, 255, (self.view_size, self.view_size, 2 + features), np.dtype(np.uint8))
@@ -323,10 +328,18 @@ class SocialDilemma(MultiAgentEnv):
 
         Symbols, uint8[N, V, V, 2]: what is on the ground, and who is there (codes in `envs_jax.ssd.maps`). RGB,
         uint8[N, 8V, 8V, 3]: the same drawn. A removed agent sees nothing, 0 everywhere.
+        One-hot, float32[N, V V 17]: the symbols, cell by cell, 9 numbers for the ground and 8 for who is there.
         With `self_features` four planes more, each constant: role id, items taken (up to 255), and how many steps the
-        agent has to wait before it can zap and clean.
+        agent has to wait before it can zap and clean (one-hot: four numbers more, divided by 255).
         """
         symbols = self.symbols(state)
+        if self.observation == "onehot":
+            ground, agent = (symbols[..., i, None] for i in (0, 1))
+            parts = [ground == np.arange(maps.NUM_GROUNDS), agent == np.arange(maps.NUM_AGENTS)]
+            obs = jnp.concatenate(parts, axis=-1).reshape(self.num_agents, -1).astype(jnp.float32)
+            if not self.self_features:
+                return obs
+            return jnp.concatenate([obs, self.features(state) / np.float32(ITEMS_SHOWN)], axis=-1)
         if self.observation == "rgb":
             from envs_jax.ssd.sprites import sprite_table
 
@@ -338,11 +351,15 @@ class SocialDilemma(MultiAgentEnv):
             obs = symbols
         if not self.self_features:
             return obs
+        planes = jnp.broadcast_to(self.features(state)[:, None, None], (*obs.shape[:3], NUM_FEATURES))
+        return jnp.concatenate([obs, planes], axis=-1)
+
+    def features(self, state: Any) -> jax.Array:
+        """What `self_features` adds, uint8[N, 4]."""
         waits = (getattr(state, name, jnp.zeros_like(state.away)) for name in ("zap_wait", "clean_wait"))
         features = jnp.stack([state.roles.role_id, state.items, *waits], axis=1)
         features = jnp.minimum(features, ITEMS_SHOWN).astype(jnp.uint8)
-        features = jnp.where(state.present[:, None], features, 0)[:, None, None]
-        return jnp.concatenate([obs, jnp.broadcast_to(features, (*obs.shape[:3], 4))], axis=-1)
+        return jnp.where(state.present[:, None], features, 0)
 
     def symbols(self, state: Any) -> jax.Array:
         """The two planes of codes, uint8[N, V, V, 2]."""
@@ -354,28 +371,31 @@ class SocialDilemma(MultiAgentEnv):
         places = jnp.append(places, jnp.where(state.present, state.cell, nowhere))
         marks = jnp.append(marks, state.heading + 3).astype(jnp.uint16)
         slot, code = self.ground_codes(state)
-        painted = jnp.zeros(board.num_cells + 2, jnp.uint16).at[places].max(marks << 8)
-        painted |= code[jnp.asarray(np.append(slot, 0))]
-        seen = painted[grid.look(board, state.cell, state.heading, ahead, across)]  # [N, V, V]
+        painted = jnp.zeros(board.num_cells + 2, jnp.uint16)
+        painted = painted.at[places].max(marks << 8, mode="promise_in_bounds", wrap_negative_indices=False)
+        painted |= grid.pick(code, np.append(slot, 0))
+        cells = grid.look(board, state.cell, state.heading, ahead, across)
+        seen = grid.pick(painted, cells.reshape(self.num_agents, -1))  # [N, V * V]; one axis is faster than two
 
-        own = jnp.arange(maps.OWN_COIN, maps.OWN_COIN + self.num_agents, dtype=jnp.uint16)[:, None, None]
+        own = jnp.arange(maps.OWN_COIN, maps.OWN_COIN + self.num_agents, dtype=jnp.uint16)[:, None]
         ground, mark = self.own_view(seen & 0xFF, own), seen >> 8
-        relative = (mark - (state.heading + 3).astype(jnp.uint16)[:, None, None]) % 4 + maps.OTHER
+        relative = (mark - (state.heading + 3).astype(jnp.uint16)[:, None]) % 4 + maps.OTHER
         beam = jnp.where(mark == 0, maps.NOBODY, maps.CLEAN_BEAM + 1 - mark)
         agent = jnp.where(mark >= 3, relative, beam)
-        agent = jnp.where((ahead == 0) & (across == 0), np.uint16(maps.SELF), agent)
+        agent = jnp.where(((ahead == 0) & (across == 0)).reshape(-1), np.uint16(maps.SELF), agent)
 
-        far = np.maximum(np.abs(ahead), np.abs(across))
-        sees = (far <= state.roles.view[:, None, None]) & state.present[:, None, None]
-        # Reading a number as its two bytes is twice as fast as stacking two planes.
-        return jax.lax.bitcast_convert_type(jnp.where(sees, ground | agent << 8, np.uint16(0)), jnp.uint8)
+        far = np.maximum(np.abs(ahead), np.abs(across)).reshape(-1)
+        sees = (far <= state.roles.view[:, None]) & state.present[:, None]
+        # Reading a number as its two bytes is faster than stacking two planes.
+        codes = jax.lax.bitcast_convert_type(jnp.where(sees, ground | agent << 8, np.uint16(0)), jnp.uint8)
+        return codes.reshape(self.num_agents, self.view_size, self.view_size, 2)
 
     def own_view(self, ground: jax.Array, own: jax.Array) -> jax.Array:
-        """Ground codes uint16[N, V, V] as each agent sees them, `own` being its own coins' code; for Coins."""
+        """Ground codes uint16[N, V * V] as each agent sees them, `own` [N, 1] being its own coins' code; for Coins."""
         return ground
 
     def marks(self, state: Any) -> tuple[jax.Array, jax.Array]:
-        """Cells with beams, int32[K] (`num_cells + 1` for none), and 1 for a clean beam or 2 for a zap there, int32[K]."""
+        """Cells with beams, int32[K] (`num_cells + 1` for none), and int32[K], 1 for a clean beam and 2 for a zap."""
         return jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.int32)
 
     def positions(self, state: Any) -> jax.Array:
@@ -401,7 +421,7 @@ class SocialDilemma(MultiAgentEnv):
         """The whole board for a centralised critic, float32[G]: the ground as one-hot planes, then where each agent
         is, then its heading as one-hot and whether it is present."""
         slot, code = self.ground_codes(state)
-        ground = code[jnp.asarray(slot)[:-1]]
+        ground = grid.pick(code, slot[:-1])
         kinds = np.array(self.ground_kinds, np.uint8)
         place = (state.cell[:, None] == np.arange(self.board.num_cells)) & state.present[:, None]
         pose = (state.heading[:, None] == np.arange(4)) & state.present[:, None]
@@ -490,7 +510,7 @@ class ArmedDilemma(SocialDilemma):
         if rules.beams_pass:
             stops = cells == board.num_cells
         else:
-            stops = jnp.asarray(board.wall)[cells] | self.stops_beam(state, cells, jnp.any(there, axis=-1), cleans)
+            stops = grid.pick(board.wall, cells) | self.stops_beam(state, cells, jnp.any(there, axis=-1), cleans)
         hit = grid.reached_by_beam(stops, length, radius, rules.beam_side_start)
         hit &= cells != board.num_cells
 
@@ -524,7 +544,7 @@ class ArmedDilemma(SocialDilemma):
 
     def marks(self, state: Any) -> tuple[jax.Array, jax.Array]:
         cells = grid.beam_cells(self.board, self.beam_shape, state.cell, state.heading)
-        shown = (state.beam > 0) & ~jnp.asarray(self.board.wall)[cells]
+        shown = (state.beam > 0) & ~grid.pick(self.board.wall, cells)
         places = jnp.where(shown, cells, self.board.num_cells + 1)
         possible = self.beam_shape.mask  # the fewer cells to paint, the better
         return places[:, possible].reshape(-1), state.beam[:, possible].reshape(-1).astype(jnp.int32)

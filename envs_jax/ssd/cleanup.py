@@ -211,7 +211,7 @@ class Cleanup(ArmedDilemma):
 
     def waste_at(self, state: CleanupState, cells: jax.Array) -> jax.Array:
         """Whether there is waste on `cells`, bool of their shape."""
-        return jnp.append(state.waste, False)[jnp.asarray(self.board.index_of(self.board.waste_cells))[cells]]
+        return grid.pick(jnp.append(state.waste, False), grid.pick(self.board.index_of(self.board.waste_cells), cells))
 
     def clean(
         self, state: CleanupState, cells: jax.Array, reached: jax.Array, cleans: jax.Array, before: jax.Array

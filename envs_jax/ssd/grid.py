@@ -10,19 +10,24 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs_jax.ssd.maps import STEPS, Board
+from envs_jax.ssd.maps import EAST, NORTH, SOUTH, WEST, Board
 
 FORWARD, BACKWARD, STEP_LEFT, STEP_RIGHT, TURN_LEFT, TURN_RIGHT, ZAP, CLEAN = range(1, 9)
 """Actions; 0 does nothing."""
 
 _TURNS_TO = np.array([0, 0, 2, 3, 1, 0, 0, 0, 0], np.int32)  # heading of a move, relative to the agent's own
 _TURNS_BY = np.array([0, 0, 0, 0, 0, 3, 1, 0, 0], np.int32)
+
+
+def pick(table: Any, index: Any) -> jax.Array:
+    """`table[index]` for an index that is surely in range: without the checks, which cost as much as the reading."""
+    return jnp.asarray(table).at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def happens(words: jax.Array, probability: float) -> jax.Array:
@@ -43,7 +48,7 @@ def happens_by_table(words: jax.Array, probabilities: np.ndarray, index: jax.Arr
             if possible:
                 below |= (index == i) & (words <= limit)
         return below
-    return (words <= jnp.asarray(last)[index]) & jnp.asarray(thresholds > 0)[index]
+    return (words <= pick(last, index)) & pick(thresholds > 0, index)
 
 
 def happens_with(words: jax.Array, probability: jax.Array) -> jax.Array:
@@ -60,7 +65,12 @@ def precedes(words: jax.Array) -> jax.Array:
 
 
 def turn_and_move(
-    board: Board, cell: jax.Array, heading: jax.Array, actions: jax.Array, able: jax.Array, present: jax.Array,
+    board: Board,
+    cell: jax.Array,
+    heading: jax.Array,
+    actions: jax.Array,
+    able: jax.Array,
+    present: jax.Array,
     before: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """`(cell, heading)` int32[N] after everybody's move at once.
@@ -71,7 +81,7 @@ def turn_and_move(
     actions = jnp.where(able, actions, 0)
     moves = (actions >= FORWARD) & (actions <= STEP_RIGHT)
     towards = (heading + jnp.asarray(_TURNS_TO)[actions]) % 4
-    target = jnp.where(moves, jnp.asarray(board.step_to).reshape(-1)[towards * board.num_cells + cell], cell)
+    target = jnp.where(moves, pick(board.step_to.reshape(-1), towards * board.num_cells + cell), cell)
     heading = (heading + jnp.asarray(_TURNS_BY)[actions]) % 4
     return resolve_moves(cell, target, present, before), heading
 
@@ -95,7 +105,7 @@ def resolve_moves(cell: jax.Array, target: jax.Array, present: jax.Array, before
     ahead = jnp.max(jnp.where(wants_cell_of, index, -1), axis=1)
     ahead = jnp.where(ahead < 0, index, ahead)
     for _ in range(math.ceil(math.log2(n)) if n > 1 else 0):
-        succeeds, ahead = succeeds & succeeds[ahead], ahead[ahead]
+        succeeds, ahead = succeeds & pick(succeeds, ahead), pick(ahead, ahead)
     return jnp.where(succeeds, target, cell)
 
 
@@ -127,13 +137,36 @@ def beam_cells(board: Board, shape: BeamShape, cell: jax.Array, heading: jax.Arr
 
 def look(board: Board, cell: jax.Array, heading: jax.Array, ahead: np.ndarray, across: np.ndarray) -> jax.Array:
     """int32[N, ...]: the cells that are `ahead` of each agent and `across` to its right; outside, `num_cells`."""
-    shape = (-1,) + (1,) * np.broadcast(ahead, across).ndim
-    row, column = (cell // board.width).reshape(shape), (cell % board.width).reshape(shape)
-    down, right = (jnp.asarray(STEPS[:, axis])[heading].reshape(shape) for axis in (0, 1))
+    shape = np.broadcast_shapes(ahead.shape, across.shape)
+    table = _look_table(board, ahead.tobytes(), across.tobytes(), ahead.shape, across.shape)
+    if table is None:
+        cells = _look(board.height, board.width, cell, heading, ahead, across)
+    else:  # reading the answer costs half of working it out
+        cells = pick(table, heading * board.num_cells + cell).astype(jnp.int32)
+    return cells.reshape(-1, *shape)
+
+
+def _look(height: int, width: int, cell: Any, heading: Any, ahead: np.ndarray, across: np.ndarray) -> Any:
+    """`look` by arithmetic, int32[N, cells seen], for JAX or NumPy arrays."""
+    ahead, across = (np.ravel(part) for part in np.broadcast_arrays(ahead, across))
+    where = jnp.where if isinstance(cell, jax.Array) else np.where
+    row, column = (cell // width)[:, None], (cell % width)[:, None]
+    down = where(heading == NORTH, -1, where(heading == SOUTH, 1, 0))[:, None]
+    right = where(heading == EAST, 1, where(heading == WEST, -1, 0))[:, None]
     row = row + down * ahead + right * across  # what is right of (down, right) is (right, -down)
     column = column + right * ahead - down * across
-    inside = (row >= 0) & (row < board.height) & (column >= 0) & (column < board.width)
-    return jnp.where(inside, row * board.width + column, board.num_cells)
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    return where(inside, row * width + column, height * width).astype(np.int32)
+
+
+@functools.lru_cache(maxsize=64)
+def _look_table(board: Board, ahead: bytes, across: bytes, *shapes: tuple[int, ...]) -> np.ndarray | None:
+    """int16[4 * cells, cells seen]: `look` for every pose; None where that would be more than two megabytes."""
+    lines = [np.frombuffer(part, np.int32).reshape(shape) for part, shape in zip((ahead, across), shapes, strict=True)]
+    if 4 * board.num_cells * np.broadcast(*lines).size > 2**20:
+        return None
+    heading, cell = np.divmod(np.arange(4 * board.num_cells, dtype=np.int32), board.num_cells)
+    return _look(board.height, board.width, cell, heading, lines[0], lines[1]).astype(np.int16)
 
 
 def reached_by_beam(stops: jax.Array, length: jax.Array, radius: jax.Array, side_start: int) -> jax.Array:
@@ -150,15 +183,13 @@ def reached_by_beam(stops: jax.Array, length: jax.Array, radius: jax.Array, side
     reach = lanes // 2
     across = np.abs(np.arange(-reach, reach + 1))[:, None]
     ahead = np.arange(depth)
-    open_ = [None] * lanes
-    open_[reach] = jnp.ones(stops.shape[0], jnp.bool_)
-    beside = stops[:, :, 0]
-    for x in range(1, reach + 1):  # reached beside the shooter, at lateral offset x
+    beside = stops[:, :, 0] & (np.arange(lanes) != reach)  # the shooter does not stop its own beam
+    gets_to = {reach: jnp.ones(stops.shape[0], jnp.bool_)}  # whether the beam gets to the cell beside it, by lane
+    for x in range(1, reach + 1):
         for lane, inner in ((reach - x, reach - x + 1), (reach + x, reach + x - 1)):
-            blocked = jnp.zeros_like(open_[reach]) if x == 1 else beside[:, inner]
-            open_[lane] = open_[inner] & ~blocked
-    columns = [jnp.stack(open_, axis=1)]
-    passing = columns[0] & (~beside | jnp.asarray(np.arange(lanes) == reach))
+            gets_to[lane] = gets_to[inner] & ~beside[:, inner]
+    columns = [jnp.stack([gets_to[lane] for lane in range(lanes)], axis=1)]
+    passing = columns[0] & ~beside
     for f in range(1, depth):
         columns.append(passing)
         passing = passing & ~stops[:, :, f]

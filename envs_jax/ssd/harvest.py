@@ -2,7 +2,7 @@
 
 Sources: Melting Pot's `commons_harvest` (default), the original sequential social dilemmas of Hughes et al. 2018
 (1803.08884) in the code of E. Vinitsky and others, and SocialJax's `harvest_common_open`; the map `diamonds` is that of
-the SocialJax fork by the author of "Fairness over Equality" (2602.15407). docs/social_dilemmas.md sets them side by side.
+the SocialJax fork by the author of "Fairness over Equality" (2602.15407). docs/social_dilemmas.md compares them.
 """
 
 from __future__ import annotations
@@ -154,8 +154,7 @@ class Harvest(ArmedDilemma):
 
 def count_near(apple: jax.Array, neighbours: np.ndarray) -> jax.Array:
     """How many neighbours hold an apple, int32[A], for apple bool[A] and the table of `Board.neighbours`."""
-    padded = jnp.append(apple, False)
-    return jnp.sum(padded[neighbours], axis=1, dtype=jnp.int32)
+    return jnp.sum(grid.pick(jnp.append(apple, False), neighbours), axis=1, dtype=jnp.int32)
 
 
 def occupied(state: Any, cells: np.ndarray) -> jax.Array:

@@ -28,6 +28,8 @@ UNSEEN, OUTSIDE, WALL, FLOOR, RIVER, WASTE, APPLE, OWN_COIN, OTHER_COIN = range(
 """What the ground plane of an observation holds."""
 NOBODY, SELF, OTHER, ZAP_BEAM, CLEAN_BEAM = 0, 1, 2, 6, 7
 """What the agent plane holds; another agent is `OTHER` + its heading relative to the observer's."""
+NUM_GROUNDS, NUM_AGENTS = 9, 8
+"""How many codes there are for the ground, and for who is there."""
 
 ALPHABET = "W PQAC~HF"
 _FOLDER = Path(__file__).parent / "maps"

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from envs_jax.base import pytree
 
@@ -184,7 +185,9 @@ def build(spec: Any, num_agents: int, standard: Mapping[str, Any]) -> Roles:
     def put(name: str, value: Any, agents: Any = slice(None)) -> None:
         array = np.asarray(value, np.float64)
         if array.ndim and array.size != num_agents:
-            raise ValueError(f"roles: {name} has {array.size} values; allowed: one, or num_agents, which is {num_agents}")
+            raise ValueError(
+                f"roles: {name} has {array.size} values; allowed: one, or num_agents, which is {num_agents}"
+            )
         columns[name][agents] = array
 
     for name, value in standard.items():
@@ -220,4 +223,4 @@ def check(columns: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray] | N
 
 def is_concrete(roles: Roles) -> bool:
     """Whether all arrays are there to be looked at, none of them traced."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(roles))
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(roles))

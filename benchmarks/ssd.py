@@ -1,0 +1,187 @@
+"""Random-action speed of the social dilemmas, beside SocialJax at equal map, agents and horizon.
+
+    python benchmarks/ssd.py [--socialjax PATH] --out results/benchmarks/ssd.csv
+
+Auto-reset on, every observation read (summed into the result), actions drawn inside, programs taking turns within one
+process, compile time apart. `step` is the whole loop; the other parts are the same loop with less in it, so that the
+differences say what the step spends its time on. PATH is a checkout of cooperativex/SocialJax; its `step` (the loop of
+its own speed test, which builds observations twice) and its `step_env` are measured. One environment step is one action
+of all agents; agent steps are environment steps times agents.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tyro
+from timing import Compiled, compile_once, spread, time_calls, write_table
+
+import envs_jax
+
+GAMES = {"cleanup": "clean_up", "harvest": "harvest_common_open", "coins": "coin_game"}
+"""Our ids, and SocialJax's."""
+
+PARTS = ("step", "without observe", "without observe and reset")
+
+
+@dataclass(frozen=True)
+class Args:
+    """Settings of the benchmark."""
+
+    envs: tuple[int, ...] = (1, 256, 1024, 4096)
+    """Numbers of environments in parallel."""
+    agents: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
+    """Numbers of agents of the scaling table (on large orchards and rivers, 256 environments)."""
+    widths: tuple[int, ...] = (16, 32, 64, 128)
+    """Map widths of the scaling table (square orchards, 8 agents, 256 environments)."""
+    steps: int = 100
+    """Steps per call; with one environment, ten times as many."""
+    repeats: int = 7
+    """Timed calls of each program."""
+    socialjax: Path | None = None
+    """A checkout of cooperativex/SocialJax to measure in the same run."""
+    out: Path = Path("results/benchmarks/ssd.csv")
+    """Table to write; the scaling table goes beside it, with _scaling in its name."""
+
+
+def ours(env: Any, num_envs: int, steps: int, part: str = "step") -> Callable[[jax.Array], jax.Array]:
+    """`steps` random steps of `num_envs` environments."""
+
+    def rollout(key: jax.Array) -> jax.Array:
+        def step(loop: tuple, key: jax.Array) -> tuple:
+            state, total = loop
+            key_act, key_env = jax.random.split(key)
+            actions = jax.random.randint(key_act, (num_envs, env.num_agents), 0, env.num_actions)
+            keys = jax.random.split(key_env, num_envs)
+            if part == "without observe and reset":
+                state, outcome = jax.vmap(env.advance)(keys, state, actions)
+            else:
+                state, outcome, _ = jax.vmap(env.advance_and_reset)(keys, state, actions)
+            if part == "step":
+                total += jnp.sum(jax.vmap(env.observe)(state), dtype=jnp.int32).astype(jnp.float32)
+            return (state, total + jnp.sum(outcome.reward)), None
+
+        key_init, key_run = jax.random.split(key)
+        state = jax.vmap(env.init)(jax.random.split(key_init, num_envs))
+        state, total = jax.lax.scan(step, (state, jnp.float32(0)), jax.random.split(key_run, steps))[0]
+        return total + jnp.sum(state.cell)
+
+    return rollout
+
+
+def socialjaxs(env: Any, num_envs: int, steps: int, method: str) -> Callable[[jax.Array], jax.Array]:
+    """The same with SocialJax's `step` or `step_env`, as its own speed test calls them."""
+
+    def rollout(key: jax.Array) -> jax.Array:
+        def step(loop: tuple, key: jax.Array) -> tuple:
+            state, total = loop
+            key_act, key_env = jax.random.split(key)
+            draws = jax.random.split(key_act, env.num_agents * num_envs).reshape(env.num_agents, num_envs)
+            actions = [jax.vmap(env.action_space(i).sample)(draws[i]) for i in range(env.num_agents)]
+            keys = jax.random.split(key_env, num_envs)
+            obs, state, reward, _, _ = jax.vmap(getattr(env, method))(keys, state, actions)
+            return (state, total + jnp.sum(obs) + jnp.sum(reward)), None
+
+        key_init, key_run = jax.random.split(key)
+        _, state = jax.vmap(env.reset)(jax.random.split(key_init, num_envs))
+        return jax.lax.scan(step, (state, jnp.float32(0)), jax.random.split(key_run, steps))[0][1]
+
+    return rollout
+
+
+def take_turns(programs: dict[str, Compiled], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each program's calls, one after the other, so that a slow spell hits all."""
+    key = jax.random.key(1)
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(repeats):
+        for name, program in programs.items():
+            seconds[name] += time_calls(lambda p=program: p.call(key), 1)
+    return seconds
+
+
+def bytes_of(tree: Any) -> int:
+    """Bytes that the arrays of a tree (or of their shapes) take."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def compare(args: Args, game: str, num_envs: int) -> list[dict[str, Any]]:
+    """Rows of one game at one number of environments."""
+    env = envs_jax.make(game, max_steps=1000, **({"map": "socialjax"} if game == "coins" else {}))
+    steps = args.steps * (10 if num_envs == 1 else 1)
+    key = jax.random.key(0)
+    programs = {part: compile_once(ours(env, num_envs, steps, part), key) for part in PARTS}
+    if args.socialjax is not None:
+        import socialjax  # pyright: ignore[reportMissingImports]
+
+        theirs = socialjax.make(GAMES[game], num_agents=env.num_agents, num_inner_steps=1000)
+        for method in ("step", "step_env"):
+            programs[f"SocialJax {method}"] = compile_once(socialjaxs(theirs, num_envs, steps, method), key)
+    seconds = take_turns(programs, args.repeats)
+    state = jax.eval_shape(env.init, key)
+    obs = bytes_of(jax.eval_shape(env.observe, state))
+    rows = []
+    for name, program in programs.items():
+        median = statistics.median(seconds[name])
+        rate = num_envs * steps / median
+        row = {"environment": game, "agents": env.num_agents, "envs": num_envs, "program": name}
+        row |= {"env_steps_per_s": round(rate), "agent_steps_per_s": round(rate * env.num_agents)}
+        row |= {"step_to_this": round(median / statistics.median(seconds["step"]), 2)}
+        row |= spread(seconds[name]) | {"compile_s": round(program.compile_seconds, 2)}
+        mine = name in PARTS
+        row |= {"state_bytes": bytes_of(state) if mine else "", "obs_bytes_per_step": obs if mine else ""}
+        row |= {"obs_gb_256x1000": round(256 * 1000 * obs / 1e9, 2) if mine else ""}
+        rows.append(row)
+        print("  ".join(f"{k} {v}" for k, v in row.items() if v != ""), flush=True)
+    return rows
+
+
+def orchard(width: int, agents: int) -> str:
+    """A square orchard of patches of five apples, with spawn cells for all agents in its last rows."""
+    rows = max(1, -(-agents // width))
+    cells = [["P" if r >= width - rows else " " for _ in range(width)] for r in range(width)]
+    for r in range(2, width - rows - 2, 5):
+        for c in range(2, width - 2, 5):
+            for down, right in ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)):
+                cells[r + down][c + right] = "A"
+    return "\n".join("".join(row) for row in cells)
+
+
+def scaling(args: Args) -> list[dict[str, Any]]:
+    """How speed follows the number of agents and the size of the map."""
+    settings = [("agents", 24, agents) for agents in args.agents] + [("map", width, 8) for width in args.widths]
+    rows = []
+    for what, width, agents in settings:
+        map_text = orchard(width, agents)
+        env = envs_jax.make("harvest", map=map_text, num_agents=agents, max_steps=1000)
+        program = compile_once(ours(env, 256, args.steps), jax.random.key(0))
+        seconds = time_calls(lambda p=program: p.call(jax.random.key(1)), args.repeats)
+        rate = 256 * args.steps / statistics.median(seconds)
+        row = {"scaled": what, "agents": agents, "map_cells": width * width, "apple_cells": map_text.count("A")}
+        row |= {"env_steps_per_s": round(rate), "agent_steps_per_s": round(rate * agents)}
+        row |= spread(seconds) | {"compile_s": round(program.compile_seconds, 2)}
+        row |= {"state_bytes": bytes_of(jax.eval_shape(env.init, jax.random.key(0)))}
+        rows.append(row)
+        print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
+    return rows
+
+
+def main(args: Args) -> None:
+    if args.socialjax is not None:
+        if not (args.socialjax / "socialjax").is_dir():
+            sys.exit(f"error: --socialjax is {args.socialjax}; allowed: a checkout of cooperativex/SocialJax")
+        sys.path.insert(0, str(args.socialjax))
+    command = " ".join(["python", *sys.argv]).replace(str(args.socialjax), "PATH")
+    rows = [row for game in GAMES for num_envs in args.envs for row in compare(args, game, num_envs)]
+    write_table(args.out, rows, command)
+    write_table(args.out.with_stem(args.out.stem + "_scaling"), scaling(args), command)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
