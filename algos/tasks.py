@@ -53,7 +53,7 @@ def for_env(env_id: str) -> Args:
     """General settings for any registered environment."""
     env = envs_jax.make(env_id)
     if getattr(env, "observation", None) == "symbols":  # codes of cells, which these networks cannot take as numbers
-        env = replace(env, observation="onehot")
+        env = envs_jax.make(env_id, observation="onehot")
     eval_steps = None if env.max_steps else 128
     return Args(env, ppo=PPOConfig(eval_steps=eval_steps), run=RunConfig(num_seeds=4, total_steps=1_000_000))
 

@@ -381,7 +381,7 @@ class Ours:
 
     def cells(self) -> list[str]:
         """The map."""
-        return self.env.layout.split("\n")
+        return self.env.board.text.split("\n")
 
     def reset(self) -> None:
         """New episodes."""

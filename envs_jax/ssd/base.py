@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import jax
@@ -22,7 +22,7 @@ from envs_jax.ssd import grid, maps, roles
 from envs_jax.ssd.grid import BeamShape
 from envs_jax.ssd.maps import Board
 from envs_jax.ssd.roles import Roles
-from envs_jax.ssd.rules import BeamRules, Rules, Window
+from envs_jax.ssd.rules import Rules, Window
 
 Draws: TypeAlias = dict[str, jax.Array]
 Info: TypeAlias = dict[str, jax.Array]
@@ -79,11 +79,6 @@ class SocialDilemma(MultiAgentEnv):
     self_features: bool = False
     """Whether four more planes tell an agent its role, items taken, and steps until it can zap and clean."""
 
-    layout: str = field(init=False, repr=False)
-    """The map's text."""
-    numbers: Rules = field(init=False, repr=False)
-    """The rules in force."""
-
     game: ClassVar[str]
     usual_agents: ClassVar[int]
     characters: ClassVar[str]
@@ -95,13 +90,15 @@ class SocialDilemma(MultiAgentEnv):
             raise ValueError(f"num_agents is {self.num_agents}; allowed: an integer of at least 1")
         if not isinstance(self.roles, str):
             set_("roles", roles.as_pairs(self.roles))
+        set_("as_given", {"num_agents": self.num_agents})
         if self.num_agents == 0:
             set_("num_agents", roles.count_agents(self.roles) or self.usual_agents)
         super().__post_init__()
         if self.observation not in ("symbols", "rgb", "onehot"):
             raise ValueError(f"observation is {self.observation!r}; allowed: 'symbols', 'rgb', 'onehot'")
-        set_("numbers", self.choose_rules())
-        set_("layout", maps.load(self.game, self.map or self.usual_map()))
+        _ = self.numbers
+        if self.map and self.map not in maps.shipped(self.game):
+            set_("map", maps.load(self.game, self.map))  # the text, so that an edited file is another environment
         _ = self.board
         self.check_spawns(self.own_roles)
 
@@ -148,10 +145,18 @@ class SocialDilemma(MultiAgentEnv):
 
     # --- Set-up ---
 
-    @property
+    as_given: ClassVar[dict[str, Any]]
+    """Settings as they were before others filled them in; what a command line starts from."""
+
+    @functools.cached_property
+    def numbers(self) -> Any:
+        """The rules in force."""
+        return self.choose_rules()
+
+    @functools.cached_property
     def board(self) -> Board:
-        """The map, parsed (once per text)."""
-        return maps.parse(self.layout, self.characters)
+        """The map, parsed."""
+        return maps.parse(maps.load(self.game, self.map or self.usual_map()), self.characters)
 
     @functools.cached_property
     def own_roles(self) -> Roles:
@@ -463,12 +468,7 @@ class ArmedState(DilemmaState):
 class ArmedDilemma(SocialDilemma):
     """A social dilemma in which agents fire beams."""
 
-    @property
-    def beam_rules(self) -> BeamRules:
-        assert isinstance(self.numbers, BeamRules)
-        return self.numbers
-
-    @property
+    @functools.cached_property
     def beam_shape(self) -> BeamShape:
         """The largest beam: room for all named roles, and for the environment's own."""
         who = self.own_roles
@@ -498,7 +498,7 @@ class ArmedDilemma(SocialDilemma):
 
     def fire(self, state: Any, actions: jax.Array, active: jax.Array, before: jax.Array) -> tuple[Any, jax.Array, Info]:
         """All shots at once, from where agents are after the moves; shots of those who are hit count, too."""
-        who, rules, board, shape = state.roles, self.beam_rules, self.board, self.beam_shape
+        who, rules, board, shape = state.roles, self.numbers, self.board, self.beam_shape
         zaps = active & (state.zap_wait == 0) & (actions == grid.ZAP) & who.can_zap
         zap_wait = jnp.where(active, _wait(state.zap_wait, zaps, who.zap_cooldown), state.zap_wait)
         cleans, state = self.ready_to_clean(state, actions, active)

@@ -136,11 +136,6 @@ class Cleanup(ArmedDilemma):
         if not len(self.board.waste_cells):
             raise ValueError("map has no cell that can hold waste; allowed: at least one 'H' or 'F'")
 
-    @property
-    def cleanup_rules(self) -> CleanupRules:
-        assert isinstance(self.numbers, CleanupRules)
-        return self.numbers
-
     def standard(self) -> dict[str, Any]:
         names = ("clean_length", "clean_radius", "clean_cooldown")
         return super().standard() | {name: getattr(self.numbers, name) for name in names}
@@ -169,10 +164,10 @@ class Cleanup(ArmedDilemma):
     def capacity(self) -> int:
         """Number of cells that waste is a share of."""
         board = self.board
-        return int(np.sum(board.ground == maps.RIVER)) if self.cleanup_rules.count_river else len(board.waste_cells)
+        return int(np.sum(board.ground == maps.RIVER)) if self.numbers.count_river else len(board.waste_cells)
 
     def grow(self, state: CleanupState, on: CleanupState, draws: Draws) -> CleanupState:
-        rules, cells = self.cleanup_rules, self.board.apple_cells
+        rules, cells = self.numbers, self.board.apple_cells
         total = len(self.board.waste_cells)
         dirty = jnp.sum(on.waste, dtype=jnp.int32)
         share = np.arange(total + 1) / self.capacity  # by number of dirty cells
@@ -205,7 +200,7 @@ class Cleanup(ArmedDilemma):
 
     def stops_beam(self, state: CleanupState, cells: jax.Array, occupied: jax.Array, cleans: jax.Array) -> jax.Array:
         stops_clean = self.waste_at(state, cells)
-        if self.cleanup_rules.agents_block_clean:
+        if self.numbers.agents_block_clean:
             stops_clean |= occupied
         return jnp.where(cleans[:, None, None], stops_clean, occupied)
 

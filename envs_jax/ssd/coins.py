@@ -75,11 +75,6 @@ class Coins(SocialDilemma):
     def choose_rules(self) -> CoinsRules:
         return choose(RULES, self.rules, {"coin_rate": self.coin_rate})
 
-    @property
-    def coins_rules(self) -> CoinsRules:
-        assert isinstance(self.numbers, CoinsRules)
-        return self.numbers
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_agents > 100:
@@ -98,7 +93,7 @@ class Coins(SocialDilemma):
 
     def grow(self, state: CoinsState, on: CoinsState, draws: Draws) -> CoinsState:
         words = draws["grow"]
-        grows = grid.happens(words, self.coins_rules.coin_rate) & (on.coin == 0)
+        grows = grid.happens(words, self.numbers.coin_rate) & (on.coin == 0)
         owner = (words % np.uint32(self.num_agents)).astype(jnp.int32)
         owner = jnp.where(state.bias_left > 0, state.bias_agent, owner)
         coin = jnp.where(grows, (owner + 1).astype(jnp.int8), state.coin)

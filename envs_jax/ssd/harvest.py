@@ -109,11 +109,6 @@ class Harvest(ArmedDilemma):
         presets = RULES | ({"meltingpot": _ROOMS} if self.map in ("closed", "partnership") else {})
         return choose(presets, self.rules, {"regrowth": self.regrowth, "removal_steps": self.removal_steps})
 
-    @property
-    def harvest_rules(self) -> HarvestRules:
-        assert isinstance(self.numbers, HarvestRules)
-        return self.numbers
-
     def standard(self) -> dict[str, Any]:
         # Melting Pot starts its first two agents close to the apples on its own maps.
         inside = self.rules == "meltingpot" and self.map in ("", "open", "closed", "partnership")
@@ -128,7 +123,7 @@ class Harvest(ArmedDilemma):
         return HarvestState(**self.armed(agents), apple=jnp.array(full), apple_before=jnp.array(full))
 
     def grow(self, state: HarvestState, on: HarvestState, draws: Draws) -> HarvestState:
-        rules, cells = self.harvest_rules, self.board.apple_cells
+        rules, cells = self.numbers, self.board.apple_cells
         # "deferred", as Melting Pot's engine does it: counted one step back, for cells that were free then and since.
         seen = on.apple_before if rules.growth == "deferred" else on.apple
         near = count_near(seen, self.board.neighbours(cells, rules.neighbour_radius2))

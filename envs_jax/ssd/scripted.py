@@ -27,8 +27,9 @@ Policy: TypeAlias = Callable[[Any, Any, jax.Array], jax.Array]
 
 WANDER = 0.1
 """Probability that a walking agent makes a random step, so that agents in each other's way get past."""
-DIRTY = 0.2
-"""Share of waste above which cooperators of Cleanup clean; at half the usual `depletion`, apples grow at half speed."""
+DIRTY, FILTHY = 0.2, 0.3
+"""Shares of waste above which those cooperators of Cleanup clean who are nearer to waste than to apples, and above which
+all do. At the first, half the usual `depletion`, apples grow at half speed."""
 FAR = 9999
 """Steps to where there is no way, or to a goal that is not there."""
 
@@ -65,8 +66,8 @@ def restrained(env: SocialDilemma, state: Any, key: jax.Array, leave: int | None
         return walk(env, state, key, steps, at_options(env, state, board.coin_cells, (state.coin > 0) & ~own))
     assert isinstance(env, Harvest)
     if leave is None:
-        leave = int(np.argmax(env.harvest_rules.regrowth))
-    near = count_near(state.apple, board.neighbours(board.apple_cells, env.harvest_rules.neighbour_radius2))
+        leave = int(np.argmax(env.numbers.regrowth))
+    near = count_near(state.apple, board.neighbours(board.apple_cells, env.numbers.neighbour_radius2))
     enough = near >= leave
     steps = steps_to(env, state, board.apple_cells, state.apple & enough)
     bare = np.setdiff1d(np.flatnonzero(board.ground[:-1] == FLOOR), board.apple_cells)
@@ -99,11 +100,17 @@ def zapper(env: SocialDilemma, state: Any, key: jax.Array) -> jax.Array:
 
 
 def cooperator(env: SocialDilemma, state: Any, key: jax.Array) -> jax.Array:
-    """Harvest and Coins: `restrained`. Cleanup: `cleaner` while the share of waste is above `DIRTY` and if able to
-    clean, else `greedy`."""
+    """Harvest and Coins: `restrained`. Cleanup: for those who can clean, `cleaner` while the share of waste is above
+    `FILTHY`, or above `DIRTY` and they are nearer to waste than to an apple; else `greedy`.
+
+    With a single bound for all, agents would turn around on their way with every bit of waste that comes or goes.
+    """
     if not isinstance(env, Cleanup):
         return restrained(env, state, key)
-    cleans = (env.waste_share(state) > DIRTY) & (state.roles.clean_length > 0)
+    to_waste = steps_to(env, state, env.board.waste_cells, state.waste)[:, 0]
+    to_apple = steps_to(env, state, env.board.apple_cells, state.apple)[:, 0]
+    share = env.waste_share(state)
+    cleans = ((share > FILTHY) | ((share > DIRTY) & (to_waste < to_apple))) & (state.roles.clean_length > 0)
     return jnp.where(cleans, cleaner(env, state, key), greedy(env, state, key))
 
 

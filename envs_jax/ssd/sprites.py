@@ -42,7 +42,9 @@ class Tile:
     def disc(self, x: float, y: float, radius: float, color: Color, alpha: float = 1.0) -> Tile:
         return self.paint(np.hypot(self.x - x, self.y - y) < radius, color, alpha)
 
-    def line(self, start: tuple[float, float], end: tuple[float, float], width: float, color: Color, alpha: float = 1.0):
+    def line(
+        self, start: tuple[float, float], end: tuple[float, float], width: float, color: Color, alpha: float = 1.0
+    ):
         """A stroke with round ends; returns the tile."""
         return self.paint(from_segment(self.x, self.y, start, end) < width / 2, color, alpha)
 
@@ -76,7 +78,9 @@ def from_pin(x: Any, y: Any, big: float, small: float, length: float) -> np.ndar
     flank = np.sqrt(1 - slope * slope)
     along = flank * y - slope * x
     side = flank * x + slope * y - big
-    return np.where(along < 0, np.hypot(x, y) - big, np.where(along > flank * length, np.hypot(x, y - length) - small, side))
+    return np.where(
+        along < 0, np.hypot(x, y) - big, np.where(along > flank * length, np.hypot(x, y - length) - small, side)
+    )
 
 
 @functools.cache
@@ -97,7 +101,9 @@ def _ground(code: int) -> np.ndarray:
     if code == maps.OUTSIDE:
         tile.paint(all_over, "#20242c").paint((x + y) % 0.5 < 0.25, "#2b303a")
     elif code == maps.WALL:
-        tile.paint(all_over, "#6f7683").paint((y < -0.37) | (x < -0.37), "#9aa1ad").paint((y > 0.37) | (x > 0.37), "#4b515c")
+        tile.paint(all_over, "#6f7683").paint((y < -0.37) | (x < -0.37), "#9aa1ad").paint(
+            (y > 0.37) | (x > 0.37), "#4b515c"
+        )
     elif code == maps.FLOOR:
         tile.paint(all_over, "#cfc7a8").disc(-0.19, -0.06, 0.07, "#bdb491").disc(0.19, 0.19, 0.07, "#bdb491")
     elif code == maps.RIVER:

@@ -141,6 +141,7 @@ def _mirror(value: Any, top: bool = False) -> Any:
 
     original = type(value)
     values = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+    values |= getattr(value, "as_given", {})  # what an object worked out from other settings, flags may change
     annotations = {}
     for name, item in values.items():
         if dataclasses.is_dataclass(item):

@@ -210,8 +210,9 @@ class World:
 
     game: "cleanup", "harvest" or "coins". text: the map. rules: numbers by name. abilities: arrays [N] by name.
     Attributes are the state, and may be set between steps: `position`, `heading`, `away`, `zap_wait`, `clean_wait` are
-    lists over agents; `apples` and `waste` are the sets of cells that have one; `coins` is owner by cell; `bias_agent`,
-    `bias_left`, `steps_taken` are numbers; `zap_beam` and `clean_beam` are the cells on which the last shots show.
+    lists over agents; `apples` and `waste` are the sets of cells that have one, and `apples_before` those that had one
+    a step earlier; `coins` is owner by cell; `bias_agent`, `bias_left`, `steps_taken` are numbers; `zap_beam` and
+    `clean_beam` are the cells on which the last shots show.
     """
 
     def __init__(
@@ -236,6 +237,7 @@ class World:
         n = self.num_agents
         self.away, self.zap_wait, self.clean_wait = [0] * n, [0] * n, [0] * n
         self.apples: set[Cell] = set()
+        self.apples_before: set[Cell] = set(self.board.apple_cells)
         self.waste: set[Cell] = set()
         self.coins: dict[Cell, int] = {}
         self.bias_agent = self.bias_left = self.steps_taken = 0
@@ -267,35 +269,37 @@ class World:
             raise ValueError(f"actions are {actions}; allowed in {self.game}: 0 to {LAST_ACTION[self.game]}")
         order = ranked(draws["order"])
         active = [self.away[i] == 0 for i in range(n)]
-        growth = "after" if self.game == "coins" else self.rules["growth"]
+        growth = self.rules["growth"]
         rewards = [can["step_reward"][i] if active[i] else 0.0 for i in range(n)]
-        names = ["apples", "coins_own", "coins_other", "zaps_fired", "zap_hits", "zapped", "cleans_fired", "cleaned"]
-        info = {name: [0] * n for name in names}
+        names = ["apples", "coins_own", "coins_other", "robbed", "zaps_fired", "zap_hits", "zapped", "cleans_fired"]
+        info = {name: [0] * n for name in [*names, "cleaned"]}
 
+        apples_at_start = set(self.apples)
         plan: tuple[dict[Cell, int], Cell | None] = ({}, None)
         if growth != "after":
             plan = self._plan_growth(draws)
         if growth == "before":
-            self._grow(plan)
+            self._grow(plan, order, rewards, info)
 
-        entered = self._move(actions, draws, active, order)
-        self._collect(entered, order, rewards, info)
+        self._move(actions, draws, active, order)
+        self._collect(order, rewards, info)
         self._beams(actions, active, order, rewards, info)
         self._respawn(active, draws)
 
         if growth == "after":
             plan = self._plan_growth(draws)
         if growth != "before":
-            self._grow(plan)
+            self._grow(plan, order, rewards, info)
 
+        self.apples_before = apples_at_start
         self.steps_taken += 1
         info["removed"] = [int(away > 0) for away in self.away]
         return np.array(rewards, np.float64), {name: np.array(values, np.int64) for name, values in info.items()}
 
     # --- The phases of a step ---
 
-    def _move(self, actions: list[int], draws: Mapping[str, Any], active: list[bool], order: list[int]) -> list[bool]:
-        """Turn and move; who entered a cell."""
+    def _move(self, actions: list[int], draws: Mapping[str, Any], active: list[bool], order: list[int]) -> None:
+        """Turn and move."""
         targets = list(self.position)
         for i in range(self.num_agents):
             if not active[i] or int(draws["speed"][i]) >= self.speed_limit[i]:
@@ -316,17 +320,15 @@ class World:
                 self.heading[i] = (heading + 1) % 4
             if self.board.walkable(target):
                 targets[i] = target
-        before = self.position
-        self.position = resolve_moves(before, targets, active, order)
-        return [now != then for now, then in zip(self.position, before, strict=True)]
+        self.position = resolve_moves(self.position, targets, active, order)
 
-    def _collect(self, entered: list[bool], order: list[int], rewards: list[float], info: dict[str, list[int]]) -> None:
-        """Agents that entered a cell take what is there."""
+    def _collect(self, order: list[int], rewards: list[float], info: dict[str, list[int]]) -> None:
+        """Agents on the board take what is on their cells."""
         can = self.abilities
         biased = False
         for i in order:
             cell = self.position[i]
-            if not entered[i]:
+            if self.away[i] > 0:
                 continue
             if cell in self.apples:
                 self.apples.remove(cell)
@@ -339,8 +341,9 @@ class World:
                     info["coins_own"][i] += 1
                     continue
                 info["coins_other"][i] += 1
+                info["robbed"][owner] += 1
                 rewards[owner] += can["mismatch_penalty_to_other"][i]
-                if can["spawn_bias_steps"][i] > 0 and not biased:  # several in one step: the first in the order
+                if can["spawn_bias_steps"][i] > 0 and not biased:  # of several at once, the first in the order
                     self.bias_agent, self.bias_left, biased = i, can["spawn_bias_steps"][i], True
 
     def _beams(
@@ -369,7 +372,7 @@ class World:
                 info["zaps_fired"][i] += 1
                 rewards[i] += can["zap_reward"][i]
                 reached = self._reach(i, can["zap_length"][i], can["zap_radius"][i], zap_blockers)
-                self.zap_beam |= reached - self.board.walls
+                self.zap_beam |= reached - self.board.walls - zap_blockers
                 for cell in reached:
                     if cell in agent_on:
                         target = agent_on[cell]
@@ -386,7 +389,7 @@ class World:
                 info["cleans_fired"][i] += 1
                 rewards[i] += can["clean_shot_reward"][i]
                 reached = self._reach(i, can["clean_length"][i], can["clean_radius"][i], clean_blockers)
-                self.clean_beam |= reached - self.board.walls
+                self.clean_beam |= reached - self.board.walls - clean_blockers
                 for cell in reached:
                     if cell in self.waste and cell not in cleaned_by:
                         cleaned_by[cell] = i
@@ -451,7 +454,7 @@ class World:
     # --- Growth ---
 
     def _plan_growth(self, draws: Mapping[str, Any]) -> tuple[dict[Cell, int], Cell | None]:
-        """What the board as it is now makes grow: apples (or coins, with owners) by cell, and where waste appears."""
+        """What the board as it is now makes grow: apples or coins, by cell with its word, and where waste appears."""
         things: dict[Cell, int] = {}
         new_waste: Cell | None = None
         words = [int(word) for word in draws["grow"]]
@@ -459,45 +462,53 @@ class World:
         if self.game == "coins":
             for cell, word in zip(self.board.coin_cells, words, strict=True):
                 if cell not in self.coins and happens(word, self.rules["coin_rate"]):
-                    things[cell] = self.bias_agent if self.bias_left > 0 else word % self.num_agents
-            if self.bias_left > 0:
-                self.bias_left -= 1
+                    things[cell] = word
 
         if self.game == "harvest":
             chances = self.rules["regrowth"]
+            counted = self.apples_before if self.rules["growth"] == "deferred" else self.apples
             for cell, word, neighbours in zip(self.board.apple_cells, words, self.neighbours, strict=True):
-                if cell in self.apples:
+                if cell in self.apples or cell in counted:
                     continue
                 alive = 0
                 for neighbour in neighbours:
-                    if neighbour in self.apples:
+                    if neighbour in counted:
                         alive += 1
                 if happens(word, chances[min(alive, len(chances) - 1)]):
-                    things[cell] = 0
+                    things[cell] = word
 
         if self.game == "cleanup":
             chance = self.apple_chance()
             for cell, word in zip(self.board.apple_cells, words, strict=True):
                 if cell not in self.apples and happens(word, chance):
-                    things[cell] = 0
+                    things[cell] = word
             clean = [cell for cell in self.board.waste_cells if cell not in self.waste]
             if clean and happens(int(draws["waste"]), self.waste_chance()):
                 cells = [self.board.waste_cells[w] for w in ranked(draws["waste_cell"])]
                 new_waste = next(cell for cell in cells if cell not in self.waste)
         return things, new_waste
 
-    def _grow(self, plan: tuple[dict[Cell, int], Cell | None]) -> None:
-        """Put on the board what was planned."""
+    def _grow(
+        self,
+        plan: tuple[dict[Cell, int], Cell | None],
+        order: list[int],
+        rewards: list[float],
+        info: dict[str, list[int]],
+    ) -> None:
+        """Put on the board what was planned; what grows under an agent, if anything does, is the agent's at once."""
         things, new_waste = plan
         agents = {self.position[i] for i in range(self.num_agents) if self.away[i] == 0}
-        if self.game == "coins":
-            self.coins.update(things)
-            return
-        for cell in things:
-            if self.rules["regrow_under_agents"] or cell not in agents:
+        for cell, word in things.items():
+            if self.game == "coins":
+                self.coins[cell] = self.bias_agent if self.bias_left > 0 else word % self.num_agents
+            elif self.rules["regrow_under_agents"] or cell not in agents:
                 self.apples.add(cell)
+        if self.game == "coins" and self.bias_left > 0:
+            self.bias_left -= 1
         if new_waste is not None:
             self.waste.add(new_waste)
+        if self.rules["regrow_under_agents"]:
+            self._collect(order, rewards, info)
 
     def pollution(self) -> float:
         """d of the rules: waste to what there could be (Cleanup)."""
@@ -606,6 +617,7 @@ class World:
             "zap_wait": np.array(self.zap_wait, np.int32),
             "clean_wait": np.array(self.clean_wait, np.int32),
             "apple": np.array([cell in self.apples for cell in board.apple_cells], bool),
+            "apple_before": np.array([cell in self.apples_before for cell in board.apple_cells], bool),
             "waste": np.array([cell in self.waste for cell in board.waste_cells], bool),
             "coin": np.array([self.coins.get(cell, -1) + 1 for cell in board.coin_cells], np.int8),
             "bias_agent": np.array(self.bias_agent, np.int32),
@@ -625,6 +637,9 @@ class World:
                 setattr(self, name, [int(value) for value in state[name]])
         if "apple" in state:
             self.apples = {cell for cell, there in zip(board.apple_cells, state["apple"], strict=True) if there}
+        if "apple_before" in state:
+            cells = zip(board.apple_cells, state["apple_before"], strict=True)
+            self.apples_before = {cell for cell, there in cells if there}
         if "waste" in state:
             self.waste = {cell for cell, there in zip(board.waste_cells, state["waste"], strict=True) if there}
         if "coin" in state:
