@@ -1,4 +1,4 @@
-"""The README's Python examples run, and its links and commands name things that exist."""
+"""The README's (and one page's) Python examples run, and its links and commands name things that exist."""
 
 import re
 from pathlib import Path
@@ -7,9 +7,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+DILEMMAS = (ROOT / "docs/social_dilemmas.md").read_text()
 
 
-@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README + DILEMMAS, re.DOTALL))
 def test_examples_run(block):
     exec(compile(block, "README.md", "exec"), {})
 

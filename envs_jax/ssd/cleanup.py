@@ -176,14 +176,15 @@ class Cleanup(ArmedDilemma):
         if not rules.regrow_under_agents:
             grows &= ~occupied(state, cells)
 
-        clean = total - np.arange(total + 1)
-        chance = 1 - (1 - rules.waste_probability) ** clean if rules.waste_retries else rules.waste_probability
+        left = total - np.arange(total + 1)
+        chance = 1 - (1 - rules.waste_probability) ** left if rules.waste_retries else rules.waste_probability
         limit = np.inf if rules.waste_limit is None else rules.waste_limit
-        chance = np.where((share < limit) & (clean > 0), chance, 0.0)
+        chance = np.where((share < limit) & (left > 0), chance, 0.0)
         appears = grid.happens_by_table(draws["waste"], chance, dirty) & (state.step >= rules.waste_delay)
-        # The first clean cell in the order of the words: the largest, at the lowest index.
-        order = jnp.where(on.waste, 0, draws["waste_cell"] >> 1) + jnp.where(on.waste, 0, np.uint32(1))
-        spot = np.arange(total) == jnp.argmax(order)
+        clean = ~on.waste
+        words = jnp.where(clean, draws["waste_cell"], 0)
+        first = jnp.argmax(clean & (words == jnp.max(words)))
+        spot = clean & (np.arange(total) == first)
         return state.replace(apple=state.apple | grows, waste=state.waste | (spot & appears))
 
     def collect(self, state: CleanupState, before: jax.Array) -> tuple[CleanupState, jax.Array, Info]:

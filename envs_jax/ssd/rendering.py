@@ -268,10 +268,9 @@ class Tiles:
         tile = Tile(self.size)
         x, y = tile.x, tile.y
         tile.paint(np.True_, "#4a9bd6")
-        for height, shift in ((-0.22, 0.13 * variant), (0.2, 0.13 * variant + 0.4)):
+        for height, shift in ((-0.22, 0.08 * variant - 0.12), (0.2, 0.12 - 0.08 * variant)):
             wave = y - height - 0.045 * np.sin(4 * np.pi * (x + shift))
-            span = np.abs((x + shift + 0.5) % 1 - 0.5) < 0.3
-            tile.paint((np.abs(wave) < 0.028) & span, "#86c3ec")
+            tile.paint((np.abs(wave) < 0.028) & (np.abs(x + shift) < 0.28), "#86c3ec")
         depth = np.full(np.broadcast_shapes(x.shape, y.shape), 1.0)
         for bit, edge in ((1, y + 0.5), (2, 0.5 - x), (4, 0.5 - y), (8, x + 0.5)):
             if sides & bit:
@@ -326,11 +325,11 @@ class Tiles:
     def _agent(self, color: Color, label: str) -> list[np.ndarray]:
         """An agent for each heading: a pin that points ahead, with two eyes, its number upright."""
         tile = Tile(self.size)
-        distance = from_pin(tile.x, tile.y - 0.1, 0.36, 0.1, 0.46)
-        tile.paint(distance < 0, "#ffffff", 0.85).paint(distance < -0.035, "#15191d").paint(distance < -0.085, color)
-        tile.paint((distance < -0.085) & (distance > -0.14), mix(color, "#ffffff", 0.35))
+        distance = from_pin(tile.x, tile.y - 0.1, 0.39, 0.11, 0.48)
+        tile.paint(distance < 0, "#ffffff", 0.85).paint(distance < -0.03, "#15191d").paint(distance < -0.075, color)
+        tile.paint((distance < -0.075) & (distance > -0.12), mix(color, "#ffffff", 0.3))
         for side in (-1, 1):
-            tile.disc(side * 0.1, -0.2, 0.078, "#ffffff").disc(side * 0.09, -0.225, 0.042, "#15191d")
+            tile.disc(side * 0.105, -0.22, 0.08, "#ffffff").disc(side * 0.095, -0.245, 0.044, "#15191d")
         shadow = Tile(self.size)
         shadow = shadow.paint(np.hypot(shadow.x, (shadow.y - 0.14) * 1.1) < 0.4, "#10200a", 0.25).rgba()
         layers = []
@@ -389,9 +388,9 @@ def tiles(size: int, meadow: bool, colors: tuple[Color, ...]) -> Tiles:
 # --- Putting a picture together ---
 
 
-def _cell_size(height: int, width: int) -> int:
-    """Pixels along a cell's edge: even, and such that the board is at most 640 wide and about as high."""
-    return int(np.clip(2 * (min(640 // width, 660 // height) // 2), 8, 64))
+def _cell_size(height: int, width: int, room: int = 640) -> int:
+    """Pixels along a cell's edge: even, and such that the board is at most `room` wide and about 640 high."""
+    return int(np.clip(2 * (min(room // width, 660 // height) // 2), 8, 64))
 
 
 def _sides(kind: np.ndarray, unseen: np.ndarray) -> np.ndarray:
@@ -507,7 +506,7 @@ def _bar(picture: np.ndarray, x: int, y: int, share: float, mark: float) -> int:
 def _entry_width(names: tuple[str, ...]) -> int:
     """Pixels for an agent's line on the scoreboard."""
     longest = max(text_mask(name, 11).shape[1] for name in names)
-    return _ICON + 8 + longest + 8 + 18 + text_mask("0000", 11).shape[1] + text_mask("back in 000", 9).shape[1] + 14
+    return _ICON + 8 + longest + 8 + 20 + text_mask("0000", 11).shape[1] + text_mask("back in 000", 9).shape[1] + 14
 
 
 def _scores(
@@ -527,7 +526,7 @@ def _scores(
         mark = _small(art.coins[agent] if coins else art.apple)
         area = picture[top + 4 : top + 4 + len(mark), left : left + len(mark)]
         area[...] = over(area, mark)
-        left = _write(picture, left + 18, top + 7, str(items[agent]), 11, _MUTED if gone else INK)
+        left = _write(picture, left + 20, top + 7, str(items[agent]), 11, _MUTED if gone else INK)
         if gone:
             _write(picture, left + 8, top + 8, f"back in {away[agent]}", 9, _MUTED)
 
@@ -547,12 +546,16 @@ def draw_board(env: SocialDilemma, state: Any) -> np.ndarray:
     scene, colors, names = board_scene(env, state), agent_colors(state), role_names(state)
     meadow = env.game != "coins"
     rows, columns = scene.ground.shape
-    size = _cell_size(rows, columns)
+    facts, entry = _facts(env, state), _entry_width(tuple(names))
+    size = _cell_size(rows, columns, 800 - entry - 2 * _MARGIN)
+    needed = 2 * _MARGIN + _LINE * (len(facts) + 1 + len(names))
+    beside = rows >= 0.85 * columns and needed <= rows * size
+    if not beside:
+        size = _cell_size(rows, columns)
+    depletion = float(getattr(env.numbers, "depletion", 0.0))
     board = _paint(scene, tiles(size, meadow, colors))
     icons, coins = tiles(_ICON, meadow, colors), env.game == "coins"
-    facts, entry = _facts(env, state), _entry_width(tuple(names))
     height, width = board.shape[:2]
-    beside = rows >= 0.75 * columns and 2 * _MARGIN + _LINE * (len(facts) + 1 + len(names)) <= height
     if beside:
         page = _page(height, width + 2 * _MARGIN + entry)
         page[:height, :width] = board
@@ -560,7 +563,7 @@ def draw_board(env: SocialDilemma, state: Any) -> np.ndarray:
         for i, (text, share) in enumerate(facts):
             end = _write(page, x, y + 6, text, 14 if i == 0 else 11, INK)
             if share is not None:
-                _bar(page, end + 8, y + 5, share, env.cleanup_rules.depletion)  # type: ignore[attr-defined]
+                _bar(page, end + 8, y + 5, share, depletion)
             y += _LINE
         _fill(page, x, y + 4, entry, 2, FAINT)
         _scores(page, x, y + 18, 1, state, names, icons, coins)
@@ -575,7 +578,7 @@ def draw_board(env: SocialDilemma, state: Any) -> np.ndarray:
     for i, (text, share) in enumerate(facts):
         x = _write(page, x, y + (0 if i == 0 else 2), text, 14 if i == 0 else 11, INK)
         if share is not None:
-            x = _bar(page, x + 8, y + 1, share, env.cleanup_rules.depletion)  # type: ignore[attr-defined]
+            x = _bar(page, x + 8, y + 1, share, depletion)
         x += 22
     _fill(page, _MARGIN, y + 23, page.shape[1] - 2 * _MARGIN, 2, FAINT)
     _scores(page, _MARGIN, y + _LINE + 4, across, state, names, icons, coins)

@@ -14,7 +14,7 @@ SPRITE = 8
 """Pixels along the edge of a cell in an observation."""
 
 FINE = 6
-"""A tile is painted with so many points along each pixel's edge, then averaged."""
+"""A letter is painted with so many points along each pixel's edge, then averaged."""
 
 ZAP_COLOR, CLEAN_COLOR = "#ffd21f", "#19d3e6"
 """Yellow and cyan, of the two beams."""
@@ -23,14 +23,16 @@ ZAP_COLOR, CLEAN_COLOR = "#ffd21f", "#19d3e6"
 class Tile:
     """A square picture in the making, transparent at first; `x` and `y` run from -0.5 to 0.5, y downwards.
 
-    x: float32[1, M], y: float32[M, 1], the coordinates of the points to paint on, M = size * FINE.
+    x: float32[1, M], y: float32[M, 1], the coordinates of the points to paint on, some for each pixel's edge.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
-        points = (np.arange(size * FINE, dtype=np.float32) + 0.5) / (size * FINE) - 0.5
+        self._fine = int(np.clip(96 // size, 3, 8))
+        count = size * self._fine
+        points = (np.arange(count, dtype=np.float32) + 0.5) / count - 0.5
         self.x, self.y = points[None], points[:, None]
-        self._layer = np.zeros((size * FINE, size * FINE, 4), np.float32)  # colours times their opacity, and opacity
+        self._layer = np.zeros((count, count, 4), np.float32)  # colours times their opacity, and opacity
 
     def paint(self, where: Any, color: Color, alpha: float = 1.0) -> Tile:
         """Put a colour on the points `where`, bool or opacity, broadcast to [M, M]; returns the tile."""
@@ -50,7 +52,7 @@ class Tile:
 
     def rgba(self) -> np.ndarray:
         """float32[size, size, 4]: colours from 0 to 255 times their opacity, and the opacity from 0 to 1."""
-        pixels = self._layer.reshape(self.size, FINE, self.size, FINE, 4).mean(axis=(1, 3))
+        pixels = self._layer.reshape(self.size, self._fine, self.size, self._fine, 4).mean(axis=(1, 3))
         return pixels * np.array([255, 255, 255, 1], np.float32)
 
     def rgb(self) -> np.ndarray:

@@ -76,7 +76,7 @@ def make(game, lines, poses, rules=None, **abilities):
     """A world, not started, with agents at `poses`, (row, col, heading) each; an ability is one value, or one each."""
     n = len(poses)
     values = {name: np.broadcast_to(value, n) for name, value in (ABILITIES | abilities).items()}
-    world = World(game, lines, RULES | (rules or {}), values)
+    world = World(game, lines, RULES | ({"growth": "deferred"} if game == "coins" else {}) | (rules or {}), values)
     if game == "harvest":
         world.apples = set(world.board.apple_cells)
     world.position = [(row, col) for row, col, _ in poses]
@@ -454,43 +454,82 @@ def test_regrowth_counts_live_neighbours():
 
 
 @pytest.mark.parametrize(
-    ("growth", "rewards"),
+    ("growth", "under", "reward", "left"),
     [
-        # The cell is empty, its neighbours make growth certain, and the agent walks onto it and further on.
-        ("before", [1, 1]),
-        ("deferred", [0, 0]),
-        ("after", [0, 0]),
+        # The agent walks onto (0,3), which is empty and certain to grow, as are (0,0) and (0,2).
+        ("before", True, 1, {0, 1, 2}),
+        ("before", False, 1, {0, 1, 2}),
+        ("deferred", True, 1, {0, 1, 2}),
+        ("deferred", False, 0, {0, 1, 2}),
+        ("after", True, 1, {0, 1, 2}),
+        ("after", False, 0, {0, 1, 2}),
     ],
 )
-def test_when_apples_grow(growth, rewards):
-    world = make("harvest", ["AAAA "], [(0, 4, WEST)], {"growth": growth, "regrowth": [0.0, 1.0]})
+def test_when_apples_grow(growth, under, reward, left):
+    rules = {"growth": growth, "regrow_under_agents": under, "regrowth": [0.0, 1.0]}
+    world = make("harvest", ["AAAA "], [(0, 4, WEST)], rules)
+    world.apples = world.apples_before = {(0, 1)}
+    given, info = play(world, FORWARD)
+    assert given.tolist() == info["apples"].tolist() == [reward]
+    assert world.apples == {(0, c) for c in left}
+
+
+def test_two_apples_in_one_step():
+    """One grew under the agent before it moved, another lay where it went."""
+    rules = {"growth": "before", "regrowth": [0.0, 1.0]}
+    world = make("harvest", ["AA "], [(0, 0, EAST)], rules, apple_reward=0.5)
     world.apples = {(0, 1)}
-    given, _ = play(world, FORWARD)  # onto (0, 3)
-    assert given.tolist() == [rewards[0]]
-    # Before, and taken at once; or under the agent. (0,2) and (0,0) grow in every case.
-    assert world.apples == {(0, 0), (0, 1), (0, 2)} | ({(0, 3)} if growth != "before" else set())
+    rewards, info = play(world, FORWARD)
+    assert rewards.tolist() == [1.0] and info["apples"].tolist() == [2] and world.apples == set()
 
 
-def test_deferred_growth_neither_refills_nor_counts_what_this_step_changed():
-    # The agent takes (0,1): decided at the start, (0,0) has one live neighbour and (0,1) was not empty.
-    expected = {"deferred": {(0, 0)}, "after": set(), "before": {(0, 0)}}
-    for growth, apples in expected.items():
+def test_deferred_growth_looks_one_step_back():
+    # The agent takes (0,1), next to which (0,0) is certain to grow, if that was empty for as long as is looked at.
+    for growth, before, apples in (
+        ("before", set(), {(0, 0)}),
+        ("after", set(), set()),
+        ("deferred", {(0, 1)}, {(0, 0)}),
+        ("deferred", {(0, 0), (0, 1)}, set()),  # not empty a step earlier
+        ("deferred", set(), set()),  # no neighbour a step earlier
+    ):
         world = make("harvest", ["AA "], [(0, 2, WEST)], {"growth": growth, "regrowth": [0.0, 1.0]})
-        world.apples = {(0, 1)}
+        world.apples, world.apples_before = {(0, 1)}, before
         rewards, info = play(world, FORWARD)
         assert rewards.tolist() == [1] and info["apples"].tolist() == [1] and world.apples == apples
+        assert world.apples_before == {(0, 1)}
+    # What was taken in a step still counts in the next one, and only cells that are empty now can grow.
+    play(world, NOOP)
+    assert world.apples == {(0, 0)} and world.apples_before == set()
+    play(world, NOOP)
+    assert world.apples == {(0, 0)}
+    play(world, BACKWARD)
+    assert world.apples == {(0, 0), (0, 1)}
+
+
+def test_an_episode_starts_as_if_full_one_step_earlier():
+    world = make("harvest", ["PAA"], [(0, 0, EAST)], {"growth": "deferred", "regrowth": [1.0]})
+    world.start(words(world, heading=[1]))
+    for apples in ({2}, {2}, {1, 2}):  # taken in the first step; empty at its start nor before; empty twice
+        play(world, FORWARD if len(apples) == 1 and world.steps_taken == 0 else BACKWARD)
+        assert world.apples == {(0, c) for c in apples}
 
 
 def test_growth_under_agents():
-    for allowed in (True, False):
-        for growth in ("before", "after", "deferred"):
-            rules = {"growth": growth, "regrowth": [1.0], "regrow_under_agents": allowed}
-            world = make("harvest", ["AAA"], [(0, 0, EAST), (0, 2, EAST)], rules)
-            world.apples = set()
-            world.away[1] = 9
-            rewards, _ = play(world, NOOP, NOOP)
-            assert rewards.tolist() == [0, 0]  # who stands still takes nothing
-            assert world.apples == {(0, 1), (0, 2)} | ({(0, 0)} if allowed else set())
+    for under, growth in itertools.product((True, False), ("before", "after", "deferred")):
+        rules = {"growth": growth, "regrowth": [1.0], "regrow_under_agents": under}
+        world = make("harvest", ["AAA"], [(0, 0, EAST), (0, 2, EAST)], rules)
+        world.apples = world.apples_before = set()
+        world.away[1] = 9
+        rewards, _ = play(world, NOOP, NOOP)
+        assert rewards.tolist() == [int(under), 0]  # taken at once
+        assert world.apples == {(0, 1), (0, 2)}
+
+
+def test_who_stands_on_an_apple_takes_it_and_who_is_removed_does_not():
+    world = make("harvest", ["AA  "], [(0, 0, EAST), (0, 1, EAST)])
+    world.away[1] = 9
+    rewards, _ = play(world, NOOP, NOOP)
+    assert rewards.tolist() == [1, 0] and world.apples == {(0, 1)}
 
 
 # --- Cleanup ---
@@ -576,7 +615,7 @@ def test_what_stops_a_clean_beam():
     world.waste = {(0, 2), (1, 0), (1, 1)}
     _, info = play(world, CLEAN, NOOP)
     assert world.waste == {(1, 1)} and info["cleaned"].tolist() == [2, 0]
-    assert world.clean_beam == {(0, 1), (0, 2), (1, 0)}
+    assert world.clean_beam == {(0, 1)}  # hit are also (0,2) and (1,0), which are not shown
 
 
 # --- Coins ---
@@ -586,20 +625,40 @@ def test_coin_payoffs():
     world = make("coins", ["C C"], [(0, 1, WEST), (0, 1, WEST)], mismatch_penalty_to_other=[-2.0, -3.0])
     world.position = [(0, 1), (0, 2)]
     world.coins = {(0, 0): 0, (0, 2): 0}
-    rewards, info = play(world, FORWARD, NOOP)  # its own coin; the other stands on one and has not entered
-    assert rewards.tolist() == [1, 0] and info["coins_own"].tolist() == [1, 0]
-    play(world, NOOP, FORWARD)
-    rewards, info = play(world, NOOP, BACKWARD)
-    assert rewards.tolist() == [-3, 1] and info["coins_other"].tolist() == [0, 1] and world.coins == {}
+    rewards, info = play(world, FORWARD, NOOP)  # its own coin; the other stands on one of the first
+    assert rewards.tolist() == [1 - 3, 1] and info["coins_own"].tolist() == [1, 0] and world.coins == {}
+    assert info["coins_other"].tolist() == [0, 1] and info["robbed"].tolist() == [1, 0]
     assert world.bias_left == 0
 
 
 def test_coins_grow_on_empty_cells_with_the_owner_of_the_word():
-    world = make("coins", ["CCC"], [(0, 0, EAST), (0, 1, EAST), (0, 2, EAST)])
+    world = make("coins", ["CCC   "], [(0, 3, EAST), (0, 4, EAST), (0, 5, EAST)])
     world.coins = {(0, 0): 2}
     play(world, NOOP, NOOP, NOOP, grow=[0, 2**31 - 1, 2**31])
     assert world.coins == {(0, 0): 2, (0, 1): (2**31 - 1) % 3}
     assert world.state()["coin"].tolist() == [3, (2**31 - 1) % 3 + 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("growth", "own", "coins"),
+    [
+        # Agent 0 takes its coin from (0,0), on which one would grow, and another grows under agent 1, on (0,2).
+        ("before", [1, 1], {}),  # not on (0,0), which is not empty
+        ("deferred", [1, 1], {}),
+        ("after", [2, 1], {}),  # there, too, and at once
+    ],
+)
+def test_when_coins_grow(growth, own, coins):
+    world = make("coins", ["C C"], [(0, 1, WEST), (0, 2, WEST)], {"growth": growth})
+    world.coins = {(0, 0): 0}
+    rewards, info = play(world, FORWARD, NOOP, grow=[0, 1])
+    assert rewards.tolist() == info["coins_own"].tolist() == own and world.coins == coins
+
+
+def test_a_coin_that_grows_under_an_agent_starts_a_whole_bias():
+    world = make("coins", ["C C"], [(0, 0, WEST), (0, 1, WEST)], spawn_bias_steps=4)
+    rewards, _ = play(world, NOOP, NOOP, grow=[1, NEVER])
+    assert rewards.tolist() == [1, -2] and (world.bias_agent, world.bias_left) == (0, 4)
 
 
 def test_spawn_bias():
@@ -693,7 +752,7 @@ def test_beams_coins_waste_and_apples_in_observations():
     world.apples = {(0, 3)}
     play(world, ZAP, CLEAN)
     seen = world.observe()[0]  # 3 ahead: cells 1, 2, 3 and its own
-    assert seen[:4, 2].tolist() == [[4, 6], [4, 6], [6, 6], [3, 1]]  # zap over clean; agent 1 was hit and is gone
+    assert seen[:4, 2].tolist() == [[4, 0], [4, 6], [6, 6], [3, 1]]  # zap over clean; not where agent 1 was hit
     play(world, NOOP, NOOP)
     assert world.observe()[0, :4, 2].tolist() == [[4, 0], [4, 0], [6, 0], [3, 1]]
     world.away = [0, 0]

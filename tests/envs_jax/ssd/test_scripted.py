@@ -74,7 +74,7 @@ def test_restraint_keeps_the_orchard_and_pays(rules):
 def test_restrained_agents_step_on_no_apple_that_they_should_leave():
     env = envs_jax.make("harvest", **SMALL["harvest"])
     states, *_ = play(env, scripted.restrained, 200)
-    near = np.array(env.board.neighbours(env.board.apple_cells, env.harvest_rules.neighbour_radius2))
+    near = np.array(env.board.neighbours(env.board.apple_cells, env.numbers.neighbour_radius2))
     apple = np.pad(states.apple, ((0, 0), (0, 0), (0, 1)))
     spared = states.apple & (apple[..., near].sum(axis=-1) < 3)
     place = env.board.index_of(env.board.apple_cells)[states.cell[:, 1:]]  # where agents went from each state
