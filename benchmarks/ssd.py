@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +42,9 @@ class Args:
     """Numbers of agents of the scaling table (on large orchards and rivers, 256 environments)."""
     widths: tuple[int, ...] = (16, 32, 64, 128)
     """Map widths of the scaling table (square orchards, 8 agents, 256 environments)."""
-    steps: int = 100
-    """Steps per call; with one environment, ten times as many."""
-    repeats: int = 7
+    env_steps: int = 6400
+    """Environment steps per call, of all environments together; from 4 to 1000 steps of each."""
+    repeats: int = 5
     """Timed calls of each program."""
     socialjax: Path | None = None
     """A checkout of cooperativex/SocialJax to measure in the same run."""
@@ -100,9 +101,12 @@ def take_turns(programs: dict[str, Compiled], repeats: int) -> dict[str, list[fl
     """Seconds of each program's calls, one after the other, so that a slow spell hits all."""
     key = jax.random.key(1)
     seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(repeats):
+    for turn in range(repeats + 1):
         for name, program in programs.items():
-            seconds[name] += time_calls(lambda p=program: p.call(key), 1)
+            began = time.perf_counter()
+            jax.block_until_ready(program.call(key))
+            if turn > 0:  # the first call warms up
+                seconds[name].append(time.perf_counter() - began)
     return seconds
 
 
@@ -114,7 +118,7 @@ def bytes_of(tree: Any) -> int:
 def compare(args: Args, game: str, num_envs: int) -> list[dict[str, Any]]:
     """Rows of one game at one number of environments."""
     env = envs_jax.make(game, max_steps=1000, **({"map": "socialjax"} if game == "coins" else {}))
-    steps = args.steps * (10 if num_envs == 1 else 1)
+    steps = min(max(args.env_steps // num_envs, 4), 1000)
     key = jax.random.key(0)
     programs = {part: compile_once(ours(env, num_envs, steps, part), key) for part in PARTS}
     if args.socialjax is not None:
@@ -160,9 +164,9 @@ def scaling(args: Args) -> list[dict[str, Any]]:
     for what, width, agents in settings:
         map_text = orchard(width, agents)
         env = envs_jax.make("harvest", map=map_text, num_agents=agents, max_steps=1000)
-        program = compile_once(ours(env, 256, args.steps), jax.random.key(0))
+        program = compile_once(ours(env, 256, 25), jax.random.key(0))
         seconds = time_calls(lambda p=program: p.call(jax.random.key(1)), args.repeats)
-        rate = 256 * args.steps / statistics.median(seconds)
+        rate = 256 * 25 / statistics.median(seconds)
         row = {"scaled": what, "agents": agents, "map_cells": width * width, "apple_cells": map_text.count("A")}
         row |= {"env_steps_per_s": round(rate), "agent_steps_per_s": round(rate * agents)}
         row |= spread(seconds) | {"compile_s": round(program.compile_seconds, 2)}

@@ -1,7 +1,8 @@
 """Pictures and films of the social dilemmas, for people: the board with a scoreboard, and an agent's view drawn large.
 
-A board is put together cell by cell from tiles that are painted once per size and colours. Letters: H rows and W columns
-of cells, N agents, P pixels along a cell's edge, T states of a film.
+A board is put together cell by cell from tiles that are painted once per size and colours.
+
+Letters: H rows and W columns of cells, N agents, P pixels along a cell's edge, T states of a film, K kinds of ground.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def board_scene(env: SocialDilemma, state: Any) -> Scene:
     """The whole board of a state of NumPy or JAX arrays, not batched."""
     board = env.board
     cells = np.arange(board.num_cells, dtype=np.int32).reshape(board.height, board.width)
-    return _scene(env, state, cells, np.int32(0))
+    return _scene(env, state, cells, maps.NORTH)
 
 
 def view_scene(env: SocialDilemma, state: Any, agent: int) -> Scene:
@@ -90,13 +91,13 @@ def view_scene(env: SocialDilemma, state: Any, agent: int) -> Scene:
         raise ValueError(f"agent is {agent}; allowed: 0 to {env.num_agents - 1}")
     board, (ahead, across) = env.board, env.view
     cell, heading = np.asarray(state.cell)[[agent]], np.asarray(state.heading)[[agent]]
-    cells = grid._look(board.height, board.width, cell, heading, ahead, across)[0].reshape(np.broadcast_shapes(ahead.shape, across.shape))
     far = np.maximum(np.abs(ahead), np.abs(across))
+    cells = grid._look(board.height, board.width, cell, heading, ahead, across).reshape(far.shape)
     sees = (far <= np.asarray(state.roles.view)[agent]) & (np.asarray(state.away)[agent] == 0)
-    return _scene(env, state, np.where(sees, cells, -1), heading[0])
+    return _scene(env, state, np.where(sees, cells, -1), int(heading[0]))
 
 
-def _scene(env: SocialDilemma, state: Any, cells: np.ndarray, up: np.ndarray) -> Scene:
+def _scene(env: SocialDilemma, state: Any, cells: np.ndarray, up: int) -> Scene:
     """The scene that shows these `cells` int32[H, W] (-1 for unseen) with heading `up` pointing up."""
     board = env.board
     ground, owner = board.ground.copy(), np.full(board.num_cells + 1, -1, np.int32)
@@ -128,7 +129,7 @@ def _scene(env: SocialDilemma, state: Any, cells: np.ndarray, up: np.ndarray) ->
     def cut(array: np.ndarray, unseen: int) -> np.ndarray:
         return np.where(cells < 0, array.dtype.type(unseen), array[cells])
 
-    shown = (cells.reshape(-1) == cell[:, None])  # [N, H * W]
+    shown = cells.reshape(-1) == cell[:, None]  # [N, H * W]
     place, found = shown.argmax(axis=1), shown.any(axis=1)
     return Scene(
         ground=cut(ground, maps.UNSEEN),
@@ -478,8 +479,8 @@ def _page(height: int, width: int) -> np.ndarray:
 _MARGIN, _LINE, _ICON = 12, 28, 24
 
 
-def _facts(env: Any, state: Any) -> list[tuple[str, float | None]]:
-    """Lines above the scoreboard, each with the share that a bar beside it shows, if any."""
+def facts(env: Any, state: Any) -> list[tuple[str, float | None]]:
+    """What a scoreboard tells of the game, each text with the share that a bar beside it shows, if any."""
     step = f"step {int(state.step)}" + ("" if env.max_steps is None else f" / {env.max_steps}")
     lines: list[tuple[str, float | None]] = [(env.game, None), (step, None)]
     if hasattr(state, "waste"):
@@ -546,9 +547,9 @@ def draw_board(env: SocialDilemma, state: Any) -> np.ndarray:
     scene, colors, names = board_scene(env, state), agent_colors(state), role_names(state)
     meadow = env.game != "coins"
     rows, columns = scene.ground.shape
-    facts, entry = _facts(env, state), _entry_width(tuple(names))
+    told, entry = facts(env, state), _entry_width(tuple(names))
     size = _cell_size(rows, columns, 800 - entry - 2 * _MARGIN)
-    needed = 2 * _MARGIN + _LINE * (len(facts) + 1 + len(names))
+    needed = 2 * _MARGIN + _LINE * (len(told) + 1 + len(names))
     beside = rows >= 0.85 * columns and needed <= rows * size
     if not beside:
         size = _cell_size(rows, columns)
@@ -560,7 +561,7 @@ def draw_board(env: SocialDilemma, state: Any) -> np.ndarray:
         page = _page(height, width + 2 * _MARGIN + entry)
         page[:height, :width] = board
         x, y = width + _MARGIN, _MARGIN
-        for i, (text, share) in enumerate(facts):
+        for i, (text, share) in enumerate(told):
             end = _write(page, x, y + 6, text, 14 if i == 0 else 11, INK)
             if share is not None:
                 _bar(page, end + 8, y + 5, share, depletion)
@@ -575,7 +576,7 @@ def draw_board(env: SocialDilemma, state: Any) -> np.ndarray:
     left = (page.shape[1] - width) // 2
     page[:height, left : left + width] = board
     x, y = _MARGIN, height + _MARGIN
-    for i, (text, share) in enumerate(facts):
+    for i, (text, share) in enumerate(told):
         x = _write(page, x, y + (0 if i == 0 else 2), text, 14 if i == 0 else 11, INK)
         if share is not None:
             x = _bar(page, x + 8, y + 1, share, depletion)
@@ -633,7 +634,9 @@ def animate(env: SocialDilemma, states: Any, path: str | Path, fps: float = 15, 
     states = jax.tree.map(np.asarray, states)
     length = len(states.step) if np.ndim(states.step) else 0
     if not length:
-        raise ValueError(f"states.step has shape {np.shape(states.step)}; allowed: leaves with a leading axis, not empty")
+        raise ValueError(
+            f"states.step has shape {np.shape(states.step)}; allowed: leaves [T, ...] of at least one state"
+        )
 
     def frame(t: int) -> np.ndarray:
         state = jax.tree.map(lambda x: x[t], states)

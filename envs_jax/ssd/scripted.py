@@ -28,8 +28,8 @@ Policy: TypeAlias = Callable[[Any, Any, jax.Array], jax.Array]
 WANDER = 0.1
 """Probability that a walking agent makes a random step, so that agents in each other's way get past."""
 DIRTY, FILTHY = 0.2, 0.3
-"""Shares of waste above which those cooperators of Cleanup clean who are nearer to waste than to apples, and above which
-all do. At the first, half the usual `depletion`, apples grow at half speed."""
+"""Shares of waste above which those cooperators of Cleanup clean who are nearer to waste than to apples, and above
+which all do. At the first, half the usual `depletion`, apples grow at half speed."""
 FAR = 9999
 """Steps to where there is no way, or to a goal that is not there."""
 
@@ -64,7 +64,6 @@ def restrained(env: SocialDilemma, state: Any, key: jax.Array, leave: int | None
         own = state.coin == jnp.arange(1, env.num_agents + 1, dtype=state.coin.dtype)[:, None]  # [N, C]
         steps = steps_to(env, state, board.coin_cells, own)
         return walk(env, state, key, steps, at_options(env, state, board.coin_cells, (state.coin > 0) & ~own))
-    assert isinstance(env, Harvest)
     if leave is None:
         leave = int(np.argmax(env.numbers.regrowth))
     near = count_near(state.apple, board.neighbours(board.apple_cells, env.numbers.neighbour_radius2))

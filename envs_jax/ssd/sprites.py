@@ -200,9 +200,9 @@ def _glyph(letter: str, height: int) -> np.ndarray:
     points = [(int(r), int(c)) for r, c in zip(*np.nonzero(bitmap), strict=True)]
     for r, c in points:
         for down, right in ((0, 0), (0, 1), (1, 0), (1, 1), (1, -1)):
-            to = (r + down, c + right)
-            if to in points and not (down and right and (bitmap[r, to[1]] or bitmap[to[0], c])):
-                apart = np.minimum(apart, from_segment(x, y, (c, r), to[::-1]))
+            row, column = r + down, c + right
+            if (row, column) in points and not (down and right and (bitmap[r, column] or bitmap[row, c])):
+                apart = np.minimum(apart, from_segment(x, y, (c, r), (column, row)))
     ink = (apart < 0.56).astype(np.float32)
     return ink.reshape(tall, FINE, wide, FINE).mean(axis=(1, 3))
 

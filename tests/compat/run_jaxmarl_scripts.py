@@ -21,7 +21,7 @@ from pathlib import Path
 TIME_LIMIT = 900  # seconds for one script on one environment
 ROOT = Path(__file__).resolve().parents[2]
 THEIRS = "MPE_simple_spread_v3"
-ENVS = (THEIRS, "dispersion", "specialisation", "synchronisation", "navigation_discrete")
+ENVS = (THEIRS, "dispersion", "specialisation", "synchronisation", "navigation_discrete", "harvest_small")
 
 _ON_POLICY = "NUM_ENVS=4 NUM_STEPS=104 TOTAL_TIMESTEPS=1248 UPDATE_EPOCHS=2 NUM_MINIBATCHES=2 ENV_NAME={env}"
 # One seed: with two, and jaxlib 0.10.2 on two cores, these scripts can hang in XLA, on JaxMARL's MPE as on ours.
@@ -45,6 +45,8 @@ import runpy, sys
 import envs_jax
 from envs_jax.compat.jaxmarl import install
 envs_jax.register("navigation_discrete", "envs_jax.particles.navigation:Navigation", continuous_actions=False)
+small = {"map": "small", "num_agents": 4, "max_steps": 50, "observation": "onehot"}
+envs_jax.register("harvest_small", "envs_jax.ssd.harvest:Harvest", **small)
 install()
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
