@@ -29,6 +29,9 @@ import envs_jax
 GAMES = {"cleanup": "clean_up", "harvest": "harvest_common_open", "coins": "coin_game"}
 """Our ids, and SocialJax's."""
 
+DETAILED = 256
+"""Number of environments at which the step is taken apart and SocialJax's `step_env` measured, too."""
+
 PARTS = ("step", "without observe", "without observe and reset")
 
 
@@ -120,12 +123,14 @@ def compare(args: Args, game: str, num_envs: int) -> list[dict[str, Any]]:
     env = envs_jax.make(game, max_steps=1000, **({"map": "socialjax"} if game == "coins" else {}))
     steps = min(max(args.env_steps // num_envs, 4), 1000)
     key = jax.random.key(0)
-    programs = {part: compile_once(ours(env, num_envs, steps, part), key) for part in PARTS}
+    detail = num_envs == DETAILED
+    parts = PARTS if detail else PARTS[:1]
+    programs = {part: compile_once(ours(env, num_envs, steps, part), key) for part in parts}
     if args.socialjax is not None:
         import socialjax  # pyright: ignore[reportMissingImports]
 
         theirs = socialjax.make(GAMES[game], num_agents=env.num_agents, num_inner_steps=1000)
-        for method in ("step", "step_env"):
+        for method in ("step", "step_env") if detail else ("step",):
             programs[f"SocialJax {method}"] = compile_once(socialjaxs(theirs, num_envs, steps, method), key)
     seconds = take_turns(programs, args.repeats)
     state = jax.eval_shape(env.init, key)

@@ -96,6 +96,8 @@ class SocialDilemma(MultiAgentEnv):
         super().__post_init__()
         if self.observation not in ("symbols", "rgb", "onehot"):
             raise ValueError(f"observation is {self.observation!r}; allowed: 'symbols', 'rgb', 'onehot'")
+        if self.window not in (None, "ahead", "centred"):
+            raise ValueError(f"window is {self.window!r}; allowed: 'ahead', 'centred', or None for the rules' own")
         _ = self.numbers
         if self.map and self.map not in maps.shipped(self.game):
             set_("map", maps.load(self.game, self.map))  # the text, so that an edited file is another environment

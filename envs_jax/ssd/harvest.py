@@ -26,10 +26,12 @@ class HarvestState(ArmedState):
     """apple: bool[A], which apple cells hold one.
 
     apple_before: bool[A], the same one step earlier.
+    grew: bool[A], where one appeared at the end of the last step.
     """
 
     apple: jax.Array
     apple_before: jax.Array
+    grew: jax.Array
 
 
 @dataclass(frozen=True)
@@ -119,20 +121,24 @@ class Harvest(ArmedDilemma):
         return {"grow": (len(self.board.apple_cells),)}
 
     def set_up(self, agents: dict[str, Any]) -> HarvestState:
-        full = np.ones(len(self.board.apple_cells), np.bool_)
-        return HarvestState(**self.armed(agents), apple=jnp.array(full), apple_before=jnp.array(full))
+        full, none = np.ones(len(self.board.apple_cells), np.bool_), np.zeros(len(self.board.apple_cells), np.bool_)
+        return HarvestState(
+            **self.armed(agents), apple=jnp.array(full), apple_before=jnp.array(full), grew=jnp.array(none)
+        )
 
     def grow(self, state: HarvestState, on: HarvestState, draws: Draws) -> HarvestState:
         rules, cells = self.numbers, self.board.apple_cells
-        # "deferred", as Melting Pot's engine does it: counted one step back, for cells that were free then and since.
-        seen = on.apple_before if rules.growth == "deferred" else on.apple
+        # "deferred", as Melting Pot's engine does it: counted one step back, for cells that were free then and since. (An
+        # apple that an agent took as soon as it appeared was there, too.)
+        deferred = rules.growth == "deferred"
+        seen = on.apple_before if deferred else on.apple
         near = count_near(seen, self.board.neighbours(cells, rules.neighbour_radius2))
         last = len(rules.regrowth) - 1
         grows = grid.happens_by_table(draws["grow"], np.array(rules.regrowth), jnp.minimum(near, last))
-        grows &= ~seen & ~on.apple
+        grows &= ~seen & ~on.apple & (~on.grew if deferred else True)
         if not rules.regrow_under_agents:
             grows &= ~occupied(state, cells)
-        return state.replace(apple=state.apple | grows, apple_before=on.apple)
+        return state.replace(apple=state.apple | grows, apple_before=on.apple, grew=grows)
 
     def collect(self, state: HarvestState, before: jax.Array) -> tuple[HarvestState, jax.Array, Info]:
         apple, ate = take(state, self.board.apple_cells)

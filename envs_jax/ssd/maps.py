@@ -90,15 +90,13 @@ class Board:
     @functools.cached_property
     def distances(self) -> np.ndarray:
         """int16[cells, cells]: steps from one cell to another around walls; 9999 where there is no way."""
+        open_ = ~self.wall[:-1]
         far = np.full((self.num_cells, self.num_cells), 9999, np.int16)
-        for goal in np.flatnonzero(~self.wall[:-1]):
-            far[goal, goal] = 0
-            edge, steps = np.array([goal]), 0
-            while len(edge):
-                steps += 1
-                reached = np.unique(self.step_to[:, edge])
-                edge = reached[far[goal, reached] == 9999]
-                far[goal, edge] = steps
+        edge, steps = np.diag(open_), 0
+        while edge.any():  # from all cells at once, one step further each time
+            far[edge] = steps
+            steps += 1
+            edge = edge[:, self.step_to].any(axis=1) & open_ & (far == 9999)
         return far
 
 
@@ -180,11 +178,11 @@ def parse(text: str, characters: str = ALPHABET) -> Board:
 
 
 def room(width: int, height: int) -> str:
-    """A walled room full of coin cells with two spawn cells, as Melting Pot generates it: the top right, one row down,
-    and the bottom left, one row up. Raises ValueError unless both sizes are from 3 to 100."""
+    """A walled room full of coin cells with two spawn cells, as Melting Pot generates it: near the top right and the
+    bottom left corner, one cell away from both walls. Raises ValueError unless both sizes are from 3 to 100."""
     if not (3 <= width <= 100 and 3 <= height <= 100):
         raise ValueError(f"map is '{width}x{height}'; allowed: 3 to 100 cells each way")
     inside = [["C"] * width for _ in range(height)]
-    inside[1][width - 1] = inside[height - 2][0] = "P"
+    inside[1][width - 2] = inside[height - 2][1] = "P"
     wall = "W" * (width + 2)
     return "\n".join([wall, *(f"W{''.join(row)}W" for row in inside), wall])

@@ -126,7 +126,7 @@ def _ground(
         return "#6b652b", "#a89f4b", "▒▒"
     paper = "#e4e0d7" if env.game == "coins" else "#d5e1b6"
     if code == maps.APPLE:
-        return paper, "#d7261e", "▐▌"
+        return paper, "#d7261e", "▗▖"
     if code == maps.OWN_COIN:
         return paper, colors[owner], f"●{_digit(owner)}"
     mark = {START: "()", INSIDE_START: "<>", ORCHARD: "··"}.get(int(site), "  ")
@@ -180,6 +180,26 @@ def _key_line(env: SocialDilemma) -> str:
 # --- The game ---
 
 
+@functools.lru_cache(maxsize=16)
+def _start(env: SocialDilemma) -> Callable[[jax.Array], Any]:
+    return jax.jit(env.init)
+
+
+@functools.lru_cache(maxsize=16)
+def _stepper(env: SocialDilemma, me: int, others: str) -> Callable[[jax.Array, Any, Any], tuple[Any, jax.Array]]:
+    """One step, compiled: `(key, state, action of me) -> state, reward`."""
+    from envs_jax.ssd.scripted import POLICIES
+
+    @jax.jit
+    def step(key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, jax.Array]:
+        key_act, key_step = jax.random.split(key)
+        actions = POLICIES[others](env, state, key_act).at[me].set(action)
+        state, outcome = env.advance(key_step, state, actions)
+        return state, outcome.reward
+
+    return step
+
+
 class Game:
     """An episode after another, in which a person plays agent `me` and the policy named `others` all the rest.
 
@@ -187,26 +207,19 @@ class Game:
     """
 
     def __init__(self, env: SocialDilemma, me: int = 0, others: str = "greedy", seed: int = 0) -> None:
-        from envs_jax.ssd.scripted import POLICIES, available
+        from envs_jax.ssd.scripted import available
 
         if not 0 <= me < env.num_agents:
             raise ValueError(f"me is {me}; allowed: 0 to {env.num_agents - 1}")
         if others not in available(env):
             raise ValueError(f"others is {others!r}; allowed in {env.game}: {', '.join(available(env))}")
-        policy = POLICIES[others]
-
-        def step(key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, jax.Array]:
-            key_act, key_step = jax.random.split(key)
-            actions = policy(env, state, key_act).at[me].set(action)
-            state, outcome = env.advance(key_step, state, actions)
-            return state, outcome.reward
 
         self.env, self.me = env, me
         self._key = jax.random.key(seed)
-        self.state = jax.device_get(jax.jit(env.init)(self._next_key()))
+        self.state = jax.device_get(_start(env)(self._next_key()))
         self.returns = np.zeros(env.num_agents)
-        # Compiled now, so that the first key is not followed by a long wait.
-        self._step = jax.jit(step).lower(self._key, self.state, np.int32(0)).compile()
+        self._step = _stepper(env, me, others)
+        self._step(self._key, self.state, np.int32(0))  # compiles now, so that the first key is not followed by a wait
 
     def _next_key(self) -> jax.Array:
         self._key, key = jax.random.split(self._key)
@@ -313,6 +326,8 @@ def read_key(stdin: int) -> str | None:
             return _ARROWS.get(rest[1:2], "escape") if rest[:1] in ("[", "O") else "escape"
     except OSError:
         return None
+    if byte in (b"\x03", b"\x04"):  # ctrl-c, ctrl-d, where they come as keys
+        return "x"
     return byte.decode("ascii", "replace").lower() if byte else None
 
 

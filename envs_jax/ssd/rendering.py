@@ -174,38 +174,51 @@ def _colors(ids: tuple[int, ...]) -> tuple[Color, ...]:
 # --- Tiles ---
 
 
-class Tiles:
-    """Everything that cells are made of, P pixels wide: `ground` uint8[K, P, P, 3], and layers float32[P, P, 4] to put
-    on it. Use `tiles`, which keeps them."""
+class Land:
+    """What a board is made of, P pixels wide: `ground` uint8[K, P, P, 3], and layers float32[P, P, 4] to put on it. Use
+    `land`, which keeps them."""
 
     VARIANTS = 4
 
-    def __init__(self, size: int, meadow: bool, colors: tuple[Color, ...]) -> None:
+    # Where tiles are in `ground`, after that of an unseen cell and one outside:
+    FLOOR = 2  # [dark, variant, site]
+    WALL = FLOOR + 2 * VARIANTS * 4  # by which sides are bare, of 16
+    RIVER = WALL + 16  # [sides, variant]
+
+    def __init__(self, size: int, meadow: bool) -> None:
         self.size, self.meadow = size, meadow
-        plain = [self._floor(bool(dark), variant) for dark in (0, 1) for variant in range(self.VARIANTS)]
+
+    @functools.cached_property
+    def ground(self) -> np.ndarray:
+        variants = range(self.VARIANTS)
+        floors = [self._floor(bool(dark), variant) for dark in (0, 1) for variant in variants]
         marks = [self._mark(site) for site in (PLAIN, START, INSIDE_START, ORCHARD)]
-        blank = [Tile(size).paint(np.True_, "#000000").rgb(), self._outside()]
-        self.floor = len(blank)  # then [dark, variant, site]
-        self.wall = self.floor + len(plain) * len(marks)  # then by which sides are bare, of 16
-        self.river = self.wall + 16  # then [sides, variant]
-        self.ground = np.stack(
-            blank
-            + [over(floor, mark) for floor in plain for mark in marks]
-            + [self._wall(sides) for sides in range(16)]
-            + [self._river(sides, variant) for sides in range(16) for variant in range(self.VARIANTS)]
-        )
-        shade = Tile(size)
-        self.shade = shade.paint(np.clip((-0.5 + 0.3 - shade.y) / 0.3, 0, 1), "#1b2530", 0.35).rgba()
-        self.waste = [self._waste(variant) for variant in range(self.VARIANTS)]
-        self.apple = self._apple()
-        self.beams = {
-            kind: [np.rot90(self._beam(color), -turns) for turns in range(4)]
-            for kind, color in ((1, CLEAN_COLOR), (2, ZAP_COLOR))
-        }
-        self.agents = [self._agent(color, str(i)) for i, color in enumerate(colors)]
-        self.ghosts = [self._ghost(color) for color in colors]
-        self.coins = [self._coin(color, str(i)) for i, color in enumerate(colors)]
-        self.me = self._me()
+        water, banks = [self._water(variant) for variant in variants], [self._bank(sides) for sides in range(16)]
+        tiles = [Tile(self.size).paint(np.True_, "#000000").rgb(), self._outside()]
+        tiles += [over(floor, mark) for floor in floors for mark in marks]
+        tiles += [self._wall(sides) for sides in range(16)]
+        tiles += [over(below, bank) for bank in banks for below in water]
+        return np.stack(tiles)
+
+    @functools.cached_property
+    def shade(self) -> np.ndarray:
+        """What a wall throws on the cell below it."""
+        tile = Tile(self.size)
+        return tile.paint(np.clip((-0.2 - tile.y) / 0.3, 0, 1), "#1b2530", 0.35).rgba()
+
+    @functools.cached_property
+    def waste(self) -> list[np.ndarray]:
+        return [self._waste(variant) for variant in range(self.VARIANTS)]
+
+    @functools.cached_property
+    def apple(self) -> np.ndarray:
+        return self._apple()
+
+    @functools.cached_property
+    def beams(self) -> dict[int, list[np.ndarray]]:
+        """By kind, 1 clean or 2 zap, and heading."""
+        lights = {1: self._beam(CLEAN_COLOR), 2: self._beam(ZAP_COLOR)}
+        return {kind: [np.rot90(light, -turns) for turns in range(4)] for kind, light in lights.items()}
 
     def _floor(self, dark: bool, variant: int) -> np.ndarray:
         """Grass, or flagstones in Coins; neighbours differ a little, so that cells can be counted."""
@@ -264,20 +277,23 @@ class Tiles:
             tile.paint(front, "#5a6270").paint(front & joints, "#4a515e").paint(np.abs(y - 0.15) < 0.03, "#aeb5c0")
         return tile.rgb()
 
-    def _river(self, sides: int, variant: int) -> np.ndarray:
-        """Water with a bank on its bare sides."""
-        tile = Tile(self.size)
+    def _water(self, variant: int) -> np.ndarray:
+        tile = Tile(self.size).paint(np.True_, "#4a9bd6")
         x, y = tile.x, tile.y
-        tile.paint(np.True_, "#4a9bd6")
         for height, shift in ((-0.22, 0.08 * variant - 0.12), (0.2, 0.12 - 0.08 * variant)):
             wave = y - height - 0.045 * np.sin(4 * np.pi * (x + shift))
             tile.paint((np.abs(wave) < 0.028) & (np.abs(x + shift) < 0.28), "#86c3ec")
+        return tile.rgb()
+
+    def _bank(self, sides: int) -> np.ndarray:
+        """What borders the water on its bare sides."""
+        tile = Tile(self.size)
+        x, y = tile.x, tile.y
         depth = np.full(np.broadcast_shapes(x.shape, y.shape), 1.0)
         for bit, edge in ((1, y + 0.5), (2, 0.5 - x), (4, 0.5 - y), (8, x + 0.5)):
             if sides & bit:
                 depth = np.minimum(depth, edge)
-        tile.paint(depth < 0.17, "#a8d8f0", 0.75).paint(depth < 0.1, "#b59b6d")
-        return tile.rgb()
+        return tile.paint(depth < 0.17, "#a8d8f0", 0.75).paint(depth < 0.1, "#b59b6d").rgba()
 
     def _waste(self, variant: int) -> np.ndarray:
         """Sludge on the water, of a different shape in each variant."""
@@ -305,14 +321,6 @@ class Tiles:
         tile.line((0, -0.1), (0.03, -0.26), 0.055, "#5a3a18")
         return tile.paint(np.hypot(x - 0.13, y + 0.24) + np.abs(x - 0.13 + (y + 0.24)) < 0.13, "#4e9a2d").rgba()
 
-    def _coin(self, color: Color, label: str) -> np.ndarray:
-        """A coin in its owner's colour, with the owner's number."""
-        tile = Tile(self.size)
-        tile.disc(0.02, 0.05, 0.36, "#3a3222", 0.3)
-        tile.disc(0, 0, 0.36, mix(color, "#000000", 0.45)).disc(0, 0, 0.325, mix(color, "#ffffff", 0.55))
-        tile.disc(0, 0, 0.25, mix(color, "#000000", 0.15)).disc(0, 0, 0.225, color)
-        return self._label(tile.rgba(), label, color, (0, 0), 0.3)
-
     def _beam(self, color: Color) -> np.ndarray:
         """Light that goes north."""
         tile = Tile(self.size)
@@ -322,6 +330,31 @@ class Tiles:
             for side in (-1, 1):
                 tile.line((0, y - 0.1), (side * 0.2, y + 0.1), 0.07, "#ffffff", 0.75)
         return tile.rgba()
+
+
+class Figures:
+    """Who is on the board, P pixels wide: layers float32[P, P, 4] for each agent, numbered. Use `figures`, which keeps
+    them."""
+
+    def __init__(self, size: int, colors: tuple[Color, ...]) -> None:
+        self.size, self.colors = size, colors
+
+    @functools.cached_property
+    def agents(self) -> list[list[np.ndarray]]:
+        """By agent and heading."""
+        return [self._agent(color, str(i)) for i, color in enumerate(self.colors)]
+
+    @functools.cached_property
+    def ghosts(self) -> list[np.ndarray]:
+        return [self._ghost(color) for color in self.colors]
+
+    @functools.cached_property
+    def coins(self) -> list[np.ndarray]:
+        return [self._coin(color, str(i)) for i, color in enumerate(self.colors)]
+
+    @functools.cached_property
+    def me(self) -> np.ndarray:
+        return self._me()
 
     def _agent(self, color: Color, label: str) -> list[np.ndarray]:
         """An agent for each heading: a pin that points ahead, with two eyes, its number upright."""
@@ -372,6 +405,14 @@ class Tiles:
         area += mask[..., None] * (ink - area)
         return result
 
+    def _coin(self, color: Color, label: str) -> np.ndarray:
+        """A coin in its owner's colour, with the owner's number."""
+        tile = Tile(self.size)
+        tile.disc(0.02, 0.05, 0.36, "#3a3222", 0.3)
+        tile.disc(0, 0, 0.36, mix(color, "#000000", 0.45)).disc(0, 0, 0.325, mix(color, "#ffffff", 0.55))
+        tile.disc(0, 0, 0.25, mix(color, "#000000", 0.15)).disc(0, 0, 0.225, color)
+        return self._label(tile.rgba(), label, color, (0, 0), 0.3)
+
 
 def _tight(text: str, height: int) -> np.ndarray:
     """`text_mask` without its empty border."""
@@ -380,10 +421,16 @@ def _tight(text: str, height: int) -> np.ndarray:
     return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
+@functools.lru_cache(maxsize=16)
+def land(size: int, meadow: bool) -> Land:
+    """The ground in tiles of this size, painted once."""
+    return Land(size, meadow)
+
+
 @functools.lru_cache(maxsize=32)
-def tiles(size: int, meadow: bool, colors: tuple[Color, ...]) -> Tiles:
-    """The tiles of this size, painted once."""
-    return Tiles(size, meadow, colors)
+def figures(size: int, colors: tuple[Color, ...]) -> Figures:
+    """The agents of these colours in this size, painted once."""
+    return Figures(size, colors)
 
 
 # --- Putting a picture together ---
@@ -401,16 +448,16 @@ def _sides(kind: np.ndarray, unseen: np.ndarray) -> np.ndarray:
     return ~north * 1 + ~east * 2 + ~south * 4 + ~west * 8
 
 
-def _paint(scene: Scene, art: Tiles, me: int | None = None) -> np.ndarray:
+def _paint(scene: Scene, art: Land, who: Figures, me: int | None = None) -> np.ndarray:
     """The picture of a scene, uint8[H * P, W * P, 3]; `me`: the agent to mark."""
     ground = scene.ground
     row, column = np.indices(ground.shape)
     variant = (row * 7 + column * 13 + row * column * 5) % art.VARIANTS
     wall, unseen = ground == maps.WALL, ground == maps.UNSEEN
     river = (ground == maps.RIVER) | (ground == maps.WASTE)
-    index = art.floor + (((row + column) % 2) * art.VARIANTS + variant) * 4 + scene.site
-    index = np.where(wall, art.wall + _sides(wall, unseen), index)
-    index = np.where(river, art.river + _sides(river, unseen) * art.VARIANTS + variant, index)
+    index = art.FLOOR + (((row + column) % 2) * art.VARIANTS + variant) * 4 + scene.site
+    index = np.where(wall, art.WALL + _sides(wall, unseen), index)
+    index = np.where(river, art.RIVER + _sides(river, unseen) * art.VARIANTS + variant, index)
     index = np.where(ground <= maps.OUTSIDE, ground, index)
     cells = art.ground[index]  # [H, W, P, P, 3]
 
@@ -418,26 +465,29 @@ def _paint(scene: Scene, art: Tiles, me: int | None = None) -> np.ndarray:
         if where.any():
             cells[where] = over(cells[where], layer)
 
-    for i, layer in enumerate(art.waste):
-        put((ground == maps.WASTE) & (variant == i), layer)
+    if (ground == maps.WASTE).any():
+        for i, layer in enumerate(art.waste):
+            put((ground == maps.WASTE) & (variant == i), layer)
     below_wall = np.zeros_like(wall)
     below_wall[1:] = wall[:-1] & ~wall[1:] & (ground[1:] > maps.OUTSIDE)
     put(below_wall, art.shade)
-    put(ground == maps.APPLE, art.apple)
+    if (ground == maps.APPLE).any():
+        put(ground == maps.APPLE, art.apple)
     for owner in np.unique(scene.owner[scene.owner >= 0]).tolist():
-        put(scene.owner == owner, art.coins[owner])
-    for kind, layers in art.beams.items():
-        for heading in range(4):
-            put((scene.beam == kind) & (scene.towards == heading), layers[heading])
+        put(scene.owner == owner, who.coins[owner])
+    if scene.beam.any():
+        for kind, layers in art.beams.items():
+            for heading in range(4):
+                put((scene.beam == kind) & (scene.towards == heading), layers[heading])
     shown = np.flatnonzero(scene.row >= 0).tolist()
     for removed in (True, False):  # agents on top of the marks of others
         for agent in shown:
             if bool(scene.away[agent] > 0) == removed:
                 at = int(scene.row[agent]), int(scene.column[agent])
-                layer = art.ghosts[agent] if removed else art.agents[agent][int(scene.heading[agent])]
+                layer = who.ghosts[agent] if removed else who.agents[agent][int(scene.heading[agent])]
                 cells[at] = over(cells[at], layer)
                 if agent == me:
-                    cells[at] = over(cells[at], art.me)
+                    cells[at] = over(cells[at], who.me)
     height, width = ground.shape
     picture = cells.transpose(0, 2, 1, 3, 4).reshape(height * art.size, width * art.size, 3)
     present = {(int(scene.row[i]), int(scene.column[i])) for i in shown if scene.away[i] == 0}
@@ -472,7 +522,7 @@ def _fill(picture: np.ndarray, x: int, y: int, width: int, height: int, color: C
 def _page(height: int, width: int) -> np.ndarray:
     """An empty picture, of even size for video."""
     picture = np.empty((height + height % 2, width + width % 2, 3), np.uint8)
-    picture[:] = np.rint(to_rgb(PAPER) * 255).astype(np.uint8)
+    picture[:] = np.tile(np.rint(to_rgb(PAPER) * 255).astype(np.uint8), (picture.shape[1], 1))  # row by row is faster
     return picture
 
 
@@ -510,21 +560,20 @@ def _entry_width(names: tuple[str, ...]) -> int:
     return _ICON + 8 + longest + 8 + 20 + text_mask("0000", 11).shape[1] + text_mask("back in 000", 9).shape[1] + 14
 
 
-def _scores(
-    picture: np.ndarray, x: int, y: int, columns: int, state: Any, names: Sequence[str], art: Tiles, coins: bool
-) -> None:
+def _scores(picture: np.ndarray, x: int, y: int, columns: int, state: Any, names: Sequence[str], coins: bool) -> None:
     """A line per agent, in columns: picture, role, items taken, and for how long it is away."""
     width, rows = _entry_width(tuple(names)), -(-len(names) // columns)
+    who, ground = figures(_ICON, agent_colors(state)), land(_ICON, True)
     items, away = np.asarray(state.items).tolist(), np.asarray(state.away).tolist()
     longest = max(text_mask(name, 11).shape[1] for name in set(names))
     for agent, name in enumerate(names):
         left, top = x + agent // rows * width, y + agent % rows * _LINE
         gone = away[agent] > 0
         area = picture[top : top + _ICON, left : left + _ICON]
-        area[...] = over(area, art.agents[agent][maps.NORTH] * (0.35 if gone else 1))
+        area[...] = over(area, who.agents[agent][maps.NORTH] * (0.35 if gone else 1))
         _write(picture, left + _ICON + 8, top + 7, name, 11, _MUTED if gone else INK)
         left += _ICON + 8 + longest + 8
-        mark = _small(art.coins[agent] if coins else art.apple)
+        mark = _small(who.coins[agent] if coins else ground.apple)
         area = picture[top + 4 : top + 4 + len(mark), left : left + len(mark)]
         area[...] = over(area, mark)
         left = _write(picture, left + 20, top + 7, str(items[agent]), 11, _MUTED if gone else INK)
@@ -545,7 +594,7 @@ def draw_board(env: SocialDilemma, state: Any) -> np.ndarray:
     agents were, with the steps until they come back.
     """
     scene, colors, names = board_scene(env, state), agent_colors(state), role_names(state)
-    meadow = env.game != "coins"
+    coins = env.game == "coins"
     rows, columns = scene.ground.shape
     told, entry = facts(env, state), _entry_width(tuple(names))
     size = _cell_size(rows, columns, 800 - entry - 2 * _MARGIN)
@@ -554,8 +603,7 @@ def draw_board(env: SocialDilemma, state: Any) -> np.ndarray:
     if not beside:
         size = _cell_size(rows, columns)
     depletion = float(getattr(env.numbers, "depletion", 0.0))
-    board = _paint(scene, tiles(size, meadow, colors))
-    icons, coins = tiles(_ICON, meadow, colors), env.game == "coins"
+    board = _paint(scene, land(size, not coins), figures(size, colors))
     height, width = board.shape[:2]
     if beside:
         page = _page(height, width + 2 * _MARGIN + entry)
@@ -567,7 +615,7 @@ def draw_board(env: SocialDilemma, state: Any) -> np.ndarray:
                 _bar(page, end + 8, y + 5, share, depletion)
             y += _LINE
         _fill(page, x, y + 4, entry, 2, FAINT)
-        _scores(page, x, y + 18, 1, state, names, icons, coins)
+        _scores(page, x, y + 18, 1, state, names, coins)
         return page
     page_width = max(width, 480)
     across = max(1, min(len(names), (page_width - 2 * _MARGIN) // entry))
@@ -582,7 +630,7 @@ def draw_board(env: SocialDilemma, state: Any) -> np.ndarray:
             x = _bar(page, x + 8, y + 1, share, depletion)
         x += 22
     _fill(page, _MARGIN, y + 23, page.shape[1] - 2 * _MARGIN, 2, FAINT)
-    _scores(page, _MARGIN, y + _LINE + 4, across, state, names, icons, coins)
+    _scores(page, _MARGIN, y + _LINE + 4, across, state, names, coins)
     return page
 
 
@@ -593,14 +641,14 @@ def draw_view(env: SocialDilemma, state: Any, agent: int) -> np.ndarray:
     unknown agent.
     """
     scene, colors = view_scene(env, state, agent), agent_colors(state)
-    meadow, (rows, columns) = env.game != "coins", scene.ground.shape
+    coins, (rows, columns) = env.game == "coins", scene.ground.shape
     size = _cell_size(rows, columns)
-    picture = _paint(scene, tiles(size, meadow, colors), agent)
+    picture = _paint(scene, land(size, not coins), figures(size, colors), agent)
     height, width = picture.shape[:2]
     page = _page(height + 2 * _MARGIN + _LINE, max(width, 480))
     left = (page.shape[1] - width) // 2
     page[:height, left : left + width] = picture
-    icons, away = tiles(_ICON, meadow, colors), int(np.asarray(state.away)[agent])
+    icons, away = figures(_ICON, colors), int(np.asarray(state.away)[agent])
     if away:
         text = f"removed: back in {away}"
         mask = text_mask(text, 18)
@@ -609,7 +657,7 @@ def draw_view(env: SocialDilemma, state: Any, agent: int) -> np.ndarray:
     area = page[y : y + _ICON, x : x + _ICON]
     area[...] = over(area, icons.agents[agent][maps.NORTH])
     x = _write(page, x + _ICON + 8, y + 7, f"{role_names(state)[agent]}", 11, INK)
-    mark = _small(icons.apple if meadow else icons.coins[agent])
+    mark = _small(icons.coins[agent] if coins else land(_ICON, True).apple)
     area = page[y + 4 : y + 4 + len(mark), x + 14 : x + 14 + len(mark)]
     area[...] = over(area, mark)
     x = _write(page, x + 34, y + 7, f"{int(np.asarray(state.items)[agent])}", 11, INK)

@@ -42,11 +42,12 @@ class Tile:
         return self
 
     def disc(self, x: float, y: float, radius: float, color: Color, alpha: float = 1.0) -> Tile:
+        """A filled circle; returns the tile."""
         return self.paint(np.hypot(self.x - x, self.y - y) < radius, color, alpha)
 
     def line(
         self, start: tuple[float, float], end: tuple[float, float], width: float, color: Color, alpha: float = 1.0
-    ):
+    ) -> Tile:
         """A stroke with round ends; returns the tile."""
         return self.paint(from_segment(self.x, self.y, start, end) < width / 2, color, alpha)
 

@@ -24,14 +24,14 @@ THEIRS = "MPE_simple_spread_v3"
 ENVS = (THEIRS, "dispersion", "specialisation", "synchronisation", "navigation_discrete", "harvest_small")
 
 _ON_POLICY = "NUM_ENVS=4 NUM_STEPS=104 TOTAL_TIMESTEPS=1248 UPDATE_EPOCHS=2 NUM_MINIBATCHES=2 ENV_NAME={env}"
-# One seed: with two, and jaxlib 0.10.2 on two cores, these scripts can hang in XLA, on JaxMARL's MPE as on ours.
+# One seed: with two, and jaxlib 0.10.2 on two cores, scripts can hang in XLA, on JaxMARL's MPE as on ours.
 _Q_LEARNING = (
     "+alg=ql_rnn_mpe alg.NUM_ENVS=4 alg.NUM_STEPS=104 alg.TOTAL_TIMESTEPS=1664 alg.LEARNING_STARTS=0 "
     "alg.BUFFER_SIZE=64 alg.BUFFER_BATCH_SIZE=4 alg.TEST_NUM_ENVS=4 alg.TEST_NUM_STEPS=104 alg.TEST_INTERVAL=0.5 "
     "alg.ENV_NAME={env}"
 )
 SCRIPTS = {  # script: overrides of its configuration, for a run of three or four updates
-    "IPPO/ippo_ff_mpe.py": f"{_ON_POLICY} NUM_SEEDS=2",
+    "IPPO/ippo_ff_mpe.py": f"{_ON_POLICY} NUM_SEEDS=1",
     "IPPO/ippo_rnn_mpe.py": _ON_POLICY,
     "MAPPO/mappo_rnn_mpe.py": _ON_POLICY,
     "QLearning/iql_rnn.py": _Q_LEARNING,

@@ -238,6 +238,7 @@ class World:
         self.away, self.zap_wait, self.clean_wait = [0] * n, [0] * n, [0] * n
         self.apples: set[Cell] = set()
         self.apples_before: set[Cell] = set(self.board.apple_cells)
+        self.grew: set[Cell] = set()  # where apples appeared at the end of the last step
         self.waste: set[Cell] = set()
         self.coins: dict[Cell, int] = {}
         self.bias_agent = self.bias_left = self.steps_taken = 0
@@ -470,6 +471,8 @@ class World:
             for cell, word, neighbours in zip(self.board.apple_cells, words, self.neighbours, strict=True):
                 if cell in self.apples or cell in counted:
                     continue
+                if self.rules["growth"] == "deferred" and cell in self.grew:
+                    continue  # taken as soon as it appeared; the engine needs a step to notice
                 alive = 0
                 for neighbour in neighbours:
                     if neighbour in counted:
@@ -498,11 +501,13 @@ class World:
         """Put on the board what was planned; what grows under an agent, if anything does, is the agent's at once."""
         things, new_waste = plan
         agents = {self.position[i] for i in range(self.num_agents) if self.away[i] == 0}
+        self.grew = set()
         for cell, word in things.items():
             if self.game == "coins":
                 self.coins[cell] = self.bias_agent if self.bias_left > 0 else word % self.num_agents
             elif self.rules["regrow_under_agents"] or cell not in agents:
                 self.apples.add(cell)
+                self.grew.add(cell)
         if self.game == "coins" and self.bias_left > 0:
             self.bias_left -= 1
         if new_waste is not None:
@@ -576,13 +581,12 @@ class World:
         """bool[N, N], whether the agent of the row sees that of the column; on the diagonal, whether it is present."""
         n = self.num_agents
         sees = np.zeros((n, n), bool)
-        for i in range(n):
-            for j in range(n):
-                if self.away[i] == 0 and self.away[j] == 0:
-                    in_window = any(self.position[j] in line for line in self._window(i))
-                    sees[i, j] = i == j or (
-                        in_window and self._distance(i, self.position[j]) <= self.abilities["view"][i]
-                    )
+        present = [i for i in range(n) if self.away[i] == 0]
+        for i in present:
+            window = {cell for line in self._window(i) for cell in line}
+            for j in present:
+                near = self._distance(i, self.position[j]) <= self.abilities["view"][i]
+                sees[i, j] = i == j or (near and self.position[j] in window)
         return sees
 
     def _ground(self, cell: Cell) -> int:
@@ -617,6 +621,7 @@ class World:
             "zap_wait": np.array(self.zap_wait, np.int32),
             "clean_wait": np.array(self.clean_wait, np.int32),
             "apple": np.array([cell in self.apples for cell in board.apple_cells], bool),
+            "grew": np.array([cell in self.grew for cell in board.apple_cells], bool),
             "apple_before": np.array([cell in self.apples_before for cell in board.apple_cells], bool),
             "waste": np.array([cell in self.waste for cell in board.waste_cells], bool),
             "coin": np.array([self.coins.get(cell, -1) + 1 for cell in board.coin_cells], np.int8),
@@ -637,6 +642,9 @@ class World:
                 setattr(self, name, [int(value) for value in state[name]])
         if "apple" in state:
             self.apples = {cell for cell, there in zip(board.apple_cells, state["apple"], strict=True) if there}
+        if "grew" in state:
+            cells = zip(board.apple_cells, state["grew"], strict=True)
+            self.grew = {cell for cell, there in cells if there}
         if "apple_before" in state:
             cells = zip(board.apple_cells, state["apple_before"], strict=True)
             self.apples_before = {cell for cell, there in cells if there}

@@ -210,7 +210,7 @@ def expect(where, name, got, expected):
 
 def expect_state(where, env, world, state):
     for name, value in world.state().items():
-        unused = name == "apple_before" and env.numbers.growth != "deferred"
+        unused = name in ("apple_before", "grew") and env.numbers.growth != "deferred"
         if name != "beam" and hasattr(state, name) and not unused:
             expect(where, f"state.{name}", getattr(state, name), value)
 
@@ -266,6 +266,5 @@ def test_parity(case, rules):
         where = f"{case}, {rules}, roles {i // episodes}, episode {i % episodes}"
         follow(where, env, own, jax.tree.map(lambda leaf, i=i: leaf[i], record), counts)
     assert counts["steps"] == len(roles) * num_steps
-    print(counts)
     if "map" in settings:
         assert all(counts[name] > counts["steps"] // 50 for name in HAPPENS[game]), counts

@@ -57,7 +57,8 @@ def test_greedy_takes_the_shortest_way_around_a_wall():
     assert (left[:, 0] == 8).all()  # 3 to the west, 2 to the north, 3 to the east
     ate = np.argmin(states.apple[:, :, 0], axis=1)  # the first step without the apple
     assert (ate >= 8).all() and ate.min() <= 9 and np.median(ate) <= 12
-    assert (np.diff(left, axis=1) <= 0)[left[:, :-1] > 0].mean() > 0.9
+    hungry = np.arange(59) < ate[:, None]
+    assert (np.diff(left, axis=1) < 0)[hungry].mean() > 0.8  # but for a random step now and then
 
 
 @pytest.mark.parametrize("rules", ["meltingpot", "socialjax"])
@@ -157,7 +158,7 @@ def test_who_cooperates_is_data():
 
 
 def schelling(game, envs=6, **settings):
-    """Mean returns [N + 1, N]; each agent's own where it defects and all before it cooperate [N]; where it joins them [N]."""
+    """Mean returns [N + 1, N], and each agent's own as a defector and as a cooperator when all before it cooperate."""
     env = envs_jax.make(game, **{**SMALL[game], **settings})
     table = np.asarray(jax.jit(lambda key: scripted.returns_by_cooperators(env, key, envs))(jax.random.key(0)))
     agents = np.arange(env.num_agents)
@@ -190,8 +191,10 @@ def test_defecting_pays_in_harvest_until_all_others_are_restrained():
 
 def test_order_says_who_joins():
     env = envs_jax.make("coins", map="4x4", coin_rate=0.05, max_steps=20)
-    table = scripted.returns_by_cooperators(env, jax.random.key(0), 2, order=[1, 0])
-    other = scripted.returns_by_cooperators(env, jax.random.key(0), 2)
+    table, other = (
+        jax.jit(lambda key, order=order: scripted.returns_by_cooperators(env, key, 2, order))(jax.random.key(0))
+        for order in ([1, 0], None)
+    )
     assert (table[0] == other[0]).all() and (table[2] == other[2]).all() and (table[1] != other[1]).any()
     with pytest.raises(ValueError, match=r"order is \[0, 0\]; allowed: each of the agents 0 to 1 once"):
         scripted.returns_by_cooperators(env, jax.random.key(0), 2, order=[0, 0])
