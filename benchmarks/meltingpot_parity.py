@@ -683,7 +683,8 @@ def main(args: Args) -> None:
             print("  ".join(row), flush=True)
     tally = Counter(row.agrees for row in rows if row.agrees)
     print(", ".join(f"{number} {status}" for status, number in tally.most_common()) or "nothing to agree on")
-    write_table(args.out, [row._asdict() for row in rows], " ".join(["python", *sys.argv]))
+    command = " ".join(["python", *sys.argv]).replace(str(args.meltingpot), "PATH")
+    write_table(args.out, [row._asdict() for row in rows], command)
     wrong = [f"{row.environment}: {row.check}" for row in rows if row.agrees == "DIFFERS"]
     if wrong:
         sys.exit("\n".join(["The two differ in:", *wrong]))

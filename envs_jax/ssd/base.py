@@ -100,7 +100,8 @@ class SocialDilemma(MultiAgentEnv):
             raise ValueError(f"window is {self.window!r}; allowed: 'ahead', 'centred', or None for the rules' own")
         _ = self.numbers
         if self.map and self.map not in maps.shipped(self.game):
-            set_("map", maps.load(self.game, self.map))  # the text, so that an edited file is another environment
+            # The text, so that an edited file is another environment; the line's end says that it is no name.
+            set_("map", maps.load(self.game, self.map) + "\n")
         _ = self.board
         self.check_spawns(self.own_roles)
 

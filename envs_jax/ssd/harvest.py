@@ -128,8 +128,8 @@ class Harvest(ArmedDilemma):
 
     def grow(self, state: HarvestState, on: HarvestState, draws: Draws) -> HarvestState:
         rules, cells = self.numbers, self.board.apple_cells
-        # "deferred", as Melting Pot's engine does it: counted one step back, for cells that were free then and since. (An
-        # apple that an agent took as soon as it appeared was there, too.)
+        # "deferred", as Melting Pot's engine does it: counted one step back, for cells that were free then and since
+        # (where an agent took an apple as soon as it appeared, one was there, too).
         deferred = rules.growth == "deferred"
         seen = on.apple_before if deferred else on.apple
         near = count_near(seen, self.board.neighbours(cells, rules.neighbour_radius2))

@@ -196,3 +196,16 @@ def test_damaged_checkpoint_is_named_and_nothing_is_lost(tmp_path):
     error = run(PROGRAMS[2], "--resume", str(folder), status=2)
     assert len(error.strip().splitlines()) == 1 and str(newest) in error
     assert sorted(path.name for path in folder.rglob("*")) == before
+
+
+def test_a_composition_decides_the_number_of_agents():
+    script = (
+        "from algos.tasks import for_env; from covey.experiment import cli\n"
+        "env = cli.parse(for_env('harvest'), ['--env.roles', '5high_5low']).env\n"
+        "print(env.num_agents, env.observation, env.agent_classes['low'])"
+    )
+    assert run("-c", script).split("\n")[0] == f"10 onehot {[f'agent_{i}' for i in range(5)]}"
+    flags = ("harvest", "--env.roles", "5high_5low", "--env.num-agents", "7")
+    assert "which makes 10 agents; allowed: counts that add up to num_agents" in run(
+        "baselines/ippo.py", *flags, status=2
+    )
