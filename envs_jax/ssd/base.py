@@ -372,35 +372,35 @@ class SocialDilemma(MultiAgentEnv):
     def symbols(self, state: Any) -> jax.Array:
         """The two planes of codes, uint8[N, V, V, 2]."""
         board, (ahead, across) = self.board, self.view
-        # The whole board once, with both planes in one number: the ground's code below, who is there above: 0 nobody,
-        # 1 clean beam, 2 zap beam, 3 + heading of an agent; the larger shows. Then one gather cuts out all windows.
+        # The whole board, painted once for each of the four headings to look from; then one gather cuts out the windows.
+        # Who is there: 0 nobody, 1 clean beam, 2 zap beam, 3 + heading of an agent; the larger shows.
         nowhere = board.num_cells + 1  # a cell that no window shows
         places, marks = self.marks(state)
         places = jnp.append(places, jnp.where(state.present, state.cell, nowhere))
         marks = jnp.append(marks, state.heading + 3).astype(jnp.uint16)
-        slot, code = self.ground_codes(state)
-        painted = jnp.zeros(board.num_cells + 2, jnp.uint16)
-        painted = painted.at[places].max(marks << 8, mode="promise_in_bounds", wrap_negative_indices=False)
-        painted |= grid.pick(code, np.append(slot, 0))
-        cells = grid.look(board, state.cell, state.heading, ahead, across)
-        seen = grid.pick(painted, cells.reshape(self.num_agents, -1))  # [N, V * V]; one axis is faster than two
-
-        own = jnp.arange(maps.OWN_COIN, maps.OWN_COIN + self.num_agents, dtype=jnp.uint16)[:, None]
-        ground, mark = self.own_view(seen & 0xFF, own), seen >> 8
-        relative = (mark - (state.heading + 3).astype(jnp.uint16)[:, None]) % 4 + maps.OTHER
+        mark = jnp.zeros(board.num_cells + 2, jnp.uint16)
+        mark = mark.at[places].max(marks, mode="promise_in_bounds", wrap_negative_indices=False)
+        relative = (mark - 3 - np.arange(4, dtype=np.uint16)[:, None]) % 4 + maps.OTHER
         beam = jnp.where(mark == 0, maps.NOBODY, maps.CLEAN_BEAM + 1 - mark)
-        agent = jnp.where(mark >= 3, relative, beam)
-        agent = jnp.where(((ahead == 0) & (across == 0)).reshape(-1), np.uint16(maps.SELF), agent)
+        agent = jnp.where(mark >= 3, relative, beam).astype(jnp.uint16)  # [4, cells + 2]
+        slot, code = self.ground_codes(state)
+        painted = (grid.pick(code, np.append(slot, 0)) | agent << 8).reshape(-1)
+        # Both bytes of a cell next to each other, so that one read takes both: faster than to unpack the windows.
+        painted = jax.lax.bitcast_convert_type(painted, jnp.uint8)
 
+        cells = grid.look(board, state.cell, state.heading, ahead, across).reshape(self.num_agents, -1)
+        seen = grid.pick(painted, cells + (state.heading * (board.num_cells + 2))[:, None])  # [N, V * V, 2]
+        seen = self.own_view(seen)
+        itself = ((ahead == 0) & (across == 0)).reshape(-1, 1) & (np.arange(2) == 1)
+        seen = jnp.where(itself, np.uint8(maps.SELF), seen)
         far = np.maximum(np.abs(ahead), np.abs(across)).reshape(-1)
         sees = (far <= state.roles.view[:, None]) & state.present[:, None]
-        # Reading a number as its two bytes is faster than stacking two planes.
-        codes = jax.lax.bitcast_convert_type(jnp.where(sees, ground | agent << 8, np.uint16(0)), jnp.uint8)
-        return codes.reshape(self.num_agents, self.view_size, self.view_size, 2)
+        seen = jnp.where(sees[..., None], seen, np.uint8(0))
+        return seen.reshape(self.num_agents, self.view_size, self.view_size, 2)
 
-    def own_view(self, ground: jax.Array, own: jax.Array) -> jax.Array:
-        """Ground codes uint16[N, V * V] as each agent sees them, `own` [N, 1] being its own coins' code; for Coins."""
-        return ground
+    def own_view(self, seen: jax.Array) -> jax.Array:
+        """Codes uint8[N, V * V, 2] as each agent is to see them; Coins tells own coins from others'."""
+        return seen
 
     def marks(self, state: Any) -> tuple[jax.Array, jax.Array]:
         """Cells with beams, int32[K] (`num_cells + 1` for none), and int32[K], 1 for a clean beam and 2 for a zap."""
@@ -473,7 +473,7 @@ class ArmedDilemma(SocialDilemma):
 
     @functools.cached_property
     def beam_shape(self) -> BeamShape:
-        """The largest beam: room for all named roles, and for the environment's own."""
+        """The largest beam that roles given as data may have: length 5 and radius 2, or that of the own roles."""
         who = self.own_roles
         lengths = [5, int(np.max(who.zap_length)), int(np.max(who.clean_length))]
         radii = [2, int(np.max(who.zap_radius)), int(np.max(who.clean_radius))]
@@ -509,26 +509,32 @@ class ArmedDilemma(SocialDilemma):
         radius = jnp.where(cleans, who.clean_radius, who.zap_radius)
 
         cells = grid.beam_cells(board, shape, state.cell, state.heading)  # [N, X, F]
-        there = (cells.astype(board.small)[..., None] == state.cell.astype(board.small)) & active  # [N, X, F, N]
         if rules.beams_pass:
             stops = cells == board.num_cells
         else:
-            stops = grid.pick(board.wall, cells) | self.stops_beam(state, cells, jnp.any(there, axis=-1), cleans)
-        hit = grid.reached_by_beam(stops, length, radius, rules.beam_side_start)
-        hit &= cells != board.num_cells
+            agents = jnp.zeros(board.num_cells + 1, jnp.bool_)
+            agents = agents.at[jnp.where(active, state.cell, board.num_cells)].set(True)
+            stops = grid.pick(board.wall, cells) | self.stops_beam(state, cells, grid.pick(agents, cells), cleans)
+        first = grid.first_stop(stops)  # [N, X]
+        hit = grid.reached_by_beam(first, shape.length + 1, length, radius, rules.beam_side_start)
+        is_end = np.arange(shape.length + 1) == first[:, :, None]
+        # [N, K], the cells where a beam can have done something: where its lanes end, or all if nothing ends them.
+        if rules.beams_pass:
+            spots = jnp.where(hit, cells, -1)[:, shape.mask]
+        else:
+            spots = jnp.max(jnp.where(hit & is_end, cells, -1), axis=2)
 
-        by_zap = hit & zaps[:, None, None]
-        hits = jnp.any(there & by_zap[..., None], axis=(1, 2))  # [shooter, target]
+        hits = jnp.any(spots[:, :, None] == state.cell, axis=1) & active & zaps[:, None]  # [shooter, target]
         landed, taken = (jnp.sum(hits, axis=axis, dtype=jnp.int32) for axis in (1, 0))
         reward = jnp.where(zaps, who.zap_reward, 0.0) + landed * who.zap_hit_reward + taken * who.zapped_reward
-        beam = jnp.where(hit & ~stops, jnp.where(zaps, 2, 1)[:, None, None], 0).astype(jnp.uint8)
+        beam = jnp.where(hit & ~is_end, jnp.where(zaps, 2, 1)[:, None, None], 0).astype(jnp.uint8)
         state = state.replace(
             zap_wait=zap_wait,
             beam=beam,
             away=jnp.where((taken > 0) & active, rules.removal_steps, state.away),
         )
         info = {"zaps_fired": zaps.astype(jnp.int32), "zap_hits": landed, "zapped": taken}
-        state, more, cleaning = self.clean(state, cells, hit & cleans[:, None, None], cleans, before)
+        state, more, cleaning = self.clean(state, jnp.where(cleans[:, None], spots, -1), cleans, before)
         return state, reward + more, info | cleaning
 
     def ready_to_clean(self, state: Any, actions: jax.Array, active: jax.Array) -> tuple[jax.Array, Any]:
@@ -539,10 +545,8 @@ class ArmedDilemma(SocialDilemma):
         """What beside walls ends a beam, bool[N, X, F]: agents. `occupied`: where agents are on the beam's `cells`."""
         return occupied
 
-    def clean(
-        self, state: Any, cells: jax.Array, reached: jax.Array, cleans: jax.Array, before: jax.Array
-    ) -> tuple[Any, jax.Array, Info]:
-        """State, reward and info after the clean beams `cleans` reached these cells."""
+    def clean(self, state: Any, spots: jax.Array, cleans: jax.Array, before: jax.Array) -> tuple[Any, jax.Array, Info]:
+        """State, reward and info after the clean beams of `cleans` reached the cells `spots` int32[N, K] (-1: none)."""
         return state, jnp.zeros(self.num_agents, jnp.float32), {}
 
     def marks(self, state: Any) -> tuple[jax.Array, jax.Array]:

@@ -210,11 +210,11 @@ class Cleanup(ArmedDilemma):
         return grid.pick(jnp.append(state.waste, False), grid.pick(self.board.index_of(self.board.waste_cells), cells))
 
     def clean(
-        self, state: CleanupState, cells: jax.Array, reached: jax.Array, cleans: jax.Array, before: jax.Array
+        self, state: CleanupState, spots: jax.Array, cleans: jax.Array, before: jax.Array
     ) -> tuple[CleanupState, jax.Array, Info]:
-        board, possible = self.board, self.beam_shape.mask
-        spots = jnp.where(reached, cells, -1)[:, possible].astype(board.small)  # [N, K]
-        by = jnp.any(spots[..., None] == board.waste_cells.astype(board.small), axis=1) & state.waste  # [N, D]
+        small = self.board.small
+        on_waste_cell = spots.astype(small)[..., None] == self.board.waste_cells.astype(small)  # [N, K, D]
+        by = jnp.any(on_waste_cell, axis=1) & state.waste  # [N, D]
         # Where several reach the same waste, it counts for the first in order.
         first = by & ~jnp.any(by[:, None] & before[:, :, None], axis=0)
         cleaned = jnp.sum(first, axis=1, dtype=jnp.int32)

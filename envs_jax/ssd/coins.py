@@ -133,9 +133,10 @@ class Coins(SocialDilemma):
         coin = jnp.where(state.coin > 0, state.coin + (maps.OWN_COIN - 1), maps.FLOOR).astype(jnp.uint8)
         return slot, jnp.concatenate([coin, fixed])
 
-    def own_view(self, ground: jax.Array, own: jax.Array) -> jax.Array:
-        coin = jnp.where(ground == own, np.uint16(maps.OWN_COIN), np.uint16(maps.OTHER_COIN))
-        return jnp.where(ground >= maps.OWN_COIN, coin, ground)
+    def own_view(self, seen: jax.Array) -> jax.Array:
+        own = jnp.arange(maps.OWN_COIN, maps.OWN_COIN + self.num_agents, dtype=jnp.uint8)[:, None, None]
+        coin = jnp.where(seen == own, np.uint8(maps.OWN_COIN), np.uint8(maps.OTHER_COIN))
+        return jnp.where((seen >= maps.OWN_COIN) & (np.arange(2) == 0), coin, seen)
 
     @property
     def ground_kinds(self) -> tuple[int, ...]:

@@ -169,35 +169,37 @@ def _look_table(board: Board, ahead: bytes, across: bytes, *shapes: tuple[int, .
     return _look(board.height, board.width, cell, heading, lines[0], lines[1]).astype(np.int16)
 
 
-def reached_by_beam(stops: jax.Array, length: jax.Array, radius: jax.Array, side_start: int) -> jax.Array:
+def first_stop(stops: jax.Array) -> jax.Array:
+    """int32[N, X]: how far ahead in each lane is the first cell of `stops` bool[N, X, F], F where there is none.
+
+    What is at 0 of the centre lane, the shooter itself, does not count.
+    """
+    lanes, depth = stops.shape[1:]
+    shooter = (np.arange(lanes) == lanes // 2)[:, None] & (np.arange(depth) == 0)
+    return jnp.min(jnp.where(stops & ~shooter, np.arange(depth, dtype=np.int32), depth), axis=2)
+
+
+def reached_by_beam(first: jax.Array, depth: int, length: jax.Array, radius: jax.Array, side_start: int) -> jax.Array:
     """bool[N, X, F]: the cells that each agent's beam hits.
 
-    stops: bool[N, X, F], where a beam ends; that cell is still hit.
-    length, radius: int32[N], of the beam that the agent fires; 0 for length is no beam.
+    first: int32[N, X], from `first_stop`: where each lane ends; that cell is still hit.
+    depth: F. length, radius: int32[N], of the beam that the agent fires; 0 for length is no beam.
     side_start: where side lanes begin to hit, 0 beside the shooter or 1 one ahead of that.
 
     The centre lane goes ahead from the shooter. The lane at x runs along the cells beside the shooter, up to x, then
     ahead as far as `length - |x|`. Whatever stops it on the way stops what comes after.
     """
-    lanes, depth = stops.shape[1:]
+    lanes = first.shape[1]
     reach = lanes // 2
-    across = np.abs(np.arange(-reach, reach + 1))[:, None]
-    ahead = np.arange(depth)
-    beside = stops[:, :, 0] & (np.arange(lanes) != reach)  # the shooter does not stop its own beam
-    gets_to = {reach: jnp.ones(stops.shape[0], jnp.bool_)}  # whether the beam gets to the cell beside it, by lane
+    gets_to = {reach: jnp.ones(first.shape[0], jnp.bool_)}  # whether the beam gets to the cell beside it, by lane
     for x in range(1, reach + 1):
         for lane, inner in ((reach - x, reach - x + 1), (reach + x, reach + x - 1)):
-            gets_to[lane] = gets_to[inner] & ~beside[:, inner]
-    columns = [jnp.stack([gets_to[lane] for lane in range(lanes)], axis=1)]
-    passing = columns[0] & ~beside
-    for f in range(1, depth):
-        columns.append(passing)
-        passing = passing & ~stops[:, :, f]
-    reached = jnp.stack(columns, axis=2)
+            gets_to[lane] = gets_to[inner] & (first[:, inner] > 0)
+    reached = jnp.stack([gets_to[lane] for lane in range(lanes)], axis=1)[:, :, None]
+    across, ahead = np.abs(np.arange(-reach, reach + 1))[:, None], np.arange(depth)
     lengths, radii = length[:, None, None], radius[:, None, None]
     inside = (across <= radii) & (ahead <= lengths - across) & (lengths > 0)
-    starts = np.where(across == 0, 1, side_start)
-    return reached & inside & (ahead >= starts)
+    return reached & inside & (ahead <= first[:, :, None]) & (ahead >= np.where(across == 0, 1, side_start))
 
 
 def place(

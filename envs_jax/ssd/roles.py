@@ -93,7 +93,7 @@ ROLES: dict[str, dict[str, float]] = {
     "peaceful_consumer": {"clean_length": 0, "can_zap": False},
     "inside_consumer": {"clean_length": 0, "spawn_group": 1},
     # Ours.
-    "strong_cleaner": {"clean_length": 5, "clean_radius": 2},
+    "strong_cleaner": {"clean_radius": 2},
     "weak_cleaner": {"clean_length": 1, "clean_radius": 0},
 }
 """Roles by name: what differs from the rules' standard agent."""

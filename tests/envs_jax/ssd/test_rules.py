@@ -228,7 +228,7 @@ def test_beams_reach_what_the_oracle_says(side_start):
         cells = grid.beam_cells(board, shape, cell, heading)
         stopping = jnp.pad(blocked, ((0, 0), (0, 1)), constant_values=True)  # so does the outside
         stops = jnp.take_along_axis(stopping, cells.reshape(count, -1), 1).reshape(cells.shape)
-        return cells, grid.reached_by_beam(stops, length, radius, side_start)
+        return cells, grid.reached_by_beam(grid.first_stop(stops), stops.shape[2], length, radius, side_start)
 
     cells, hit = map(np.array, reach(cell, heading, length, radius, blocked))
     for i in range(count):
