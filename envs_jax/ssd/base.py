@@ -372,7 +372,7 @@ class SocialDilemma(MultiAgentEnv):
     def symbols(self, state: Any) -> jax.Array:
         """The two planes of codes, uint8[N, V, V, 2]."""
         board, (ahead, across) = self.board, self.view
-        # The whole board, painted once for each of the four headings to look from; then one gather cuts out the windows.
+        # The whole board, painted once for each of the four headings to look from; one gather cuts out the windows.
         # Who is there: 0 nobody, 1 clean beam, 2 zap beam, 3 + heading of an agent; the larger shows.
         nowhere = board.num_cells + 1  # a cell that no window shows
         places, marks = self.marks(state)
