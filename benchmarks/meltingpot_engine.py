@@ -425,9 +425,8 @@ class Ours:
 
         zap = clean = drawn(np.zeros(0, int), np.zeros(0, bool))
         if hasattr(state, "beam"):
-            places, marks = (np.asarray(part) for part in self.env.marks(state))
-            inside = places < self.height * self.width
-            zap, clean = (drawn(places[inside & (marks == mark)], True) for mark in (2, 1))
+            beams = np.asarray(self.env.beams(state))
+            zap, clean = (drawn(np.flatnonzero(beams == mark), True) for mark in (2, 1))
         apple = drawn(board.apple_cells, getattr(state, "apple", False))
         waste = drawn(board.waste_cells, getattr(state, "waste", False))
         coin = drawn(board.coin_cells, getattr(state, "coin", 0))

@@ -2,11 +2,12 @@
 
     python benchmarks/ssd.py [--socialjax PATH] --out results/benchmarks/ssd.csv
 
-Auto-reset on, every observation read (summed into the result), actions drawn inside, programs taking turns within one
-process, compile time apart. `step` is the whole loop; the other parts are the same loop with less in it, so that the
-differences say what the step spends its time on. PATH is a checkout of cooperativex/SocialJax; its `step` (the loop of
-its own speed test, which builds observations twice) and its `step_env` are measured. One environment step is one action
-of all agents; agent steps are environment steps times agents.
+Auto-reset on, every observation read (added up, number by number), actions and keys of a whole call drawn at its
+start, programs taking turns within one process, compile time apart. `step` is the whole loop; the other parts are the
+same loop with less in it, so that the differences say what the step spends its time on. PATH is a checkout of
+cooperativex/SocialJax; its `step` (what its own speed test calls, and which builds observations twice) and its
+`step_env` are measured. One environment step is one action of all agents; agent steps are environment steps times
+agents.
 """
 
 from __future__ import annotations
@@ -55,47 +56,48 @@ class Args:
     """Table to write; the scaling table goes beside it, with _scaling in its name."""
 
 
-def ours(env: Any, num_envs: int, steps: int, part: str = "step") -> Callable[[jax.Array], jax.Array]:
+def draw(key: jax.Array, steps: int, num_envs: int, num_agents: int, num_actions: int) -> tuple[jax.Array, jax.Array]:
+    """Keys [T, E] and random actions int32[T, E, N] of a whole call."""
+    key_act, key_env = jax.random.split(key)
+    actions = jax.random.randint(key_act, (steps, num_envs, num_agents), 0, num_actions)
+    return jax.random.split(key_env, (steps, num_envs)), actions
+
+
+def ours(env: Any, num_envs: int, steps: int, part: str = "step") -> Callable[[jax.Array], Any]:
     """`steps` random steps of `num_envs` environments."""
 
-    def rollout(key: jax.Array) -> jax.Array:
-        def step(loop: tuple, key: jax.Array) -> tuple:
-            state, total = loop
-            key_act, key_env = jax.random.split(key)
-            actions = jax.random.randint(key_act, (num_envs, env.num_agents), 0, env.num_actions)
-            keys = jax.random.split(key_env, num_envs)
+    def rollout(key: jax.Array) -> Any:
+        def step(loop: tuple, drawn: tuple) -> tuple:
+            state, seen, total = loop
+            keys, actions = drawn
             if part == "without observe and reset":
                 state, outcome = jax.vmap(env.advance)(keys, state, actions)
             else:
                 state, outcome, _ = jax.vmap(env.advance_and_reset)(keys, state, actions)
             if part == "step":
-                total += jnp.sum(jax.vmap(env.observe)(state), dtype=jnp.int32).astype(jnp.float32)
-            return (state, total + jnp.sum(outcome.reward)), None
+                seen += jax.vmap(env.observe)(state)
+            return (state, seen, total + outcome.reward), None
 
-        key_init, key_run = jax.random.split(key)
-        state = jax.vmap(env.init)(jax.random.split(key_init, num_envs))
-        state, total = jax.lax.scan(step, (state, jnp.float32(0)), jax.random.split(key_run, steps))[0]
-        return total + jnp.sum(state.cell)
+        state = jax.vmap(env.init)(jax.random.split(key, num_envs))
+        start = (state, jax.vmap(env.observe)(state), jnp.zeros((num_envs, env.num_agents)))
+        return jax.lax.scan(step, start, draw(key, steps, num_envs, env.num_agents, env.num_actions))[0]
 
     return rollout
 
 
-def socialjaxs(env: Any, num_envs: int, steps: int, method: str) -> Callable[[jax.Array], jax.Array]:
-    """The same with SocialJax's `step` or `step_env`, as its own speed test calls them."""
+def socialjaxs(env: Any, num_envs: int, steps: int, method: str) -> Callable[[jax.Array], Any]:
+    """The same with SocialJax's `step` (what its own speed test calls) or `step_env`."""
 
-    def rollout(key: jax.Array) -> jax.Array:
-        def step(loop: tuple, key: jax.Array) -> tuple:
-            state, total = loop
-            key_act, key_env = jax.random.split(key)
-            draws = jax.random.split(key_act, env.num_agents * num_envs).reshape(env.num_agents, num_envs)
-            actions = [jax.vmap(env.action_space(i).sample)(draws[i]) for i in range(env.num_agents)]
-            keys = jax.random.split(key_env, num_envs)
-            obs, state, reward, _, _ = jax.vmap(getattr(env, method))(keys, state, actions)
-            return (state, total + jnp.sum(obs) + jnp.sum(reward)), None
+    def rollout(key: jax.Array) -> Any:
+        def step(loop: tuple, drawn: tuple) -> tuple:
+            state, seen, total = loop
+            keys, actions = drawn
+            obs, state, reward, _, _ = jax.vmap(getattr(env, method))(keys, state, list(actions.T))
+            return (state, seen + obs, total + reward), None
 
-        key_init, key_run = jax.random.split(key)
-        _, state = jax.vmap(env.reset)(jax.random.split(key_init, num_envs))
-        return jax.lax.scan(step, (state, jnp.float32(0)), jax.random.split(key_run, steps))[0][1]
+        obs, state = jax.vmap(env.reset)(jax.random.split(key, num_envs))
+        start = (state, obs, jnp.zeros((num_envs, env.num_agents)))
+        return jax.lax.scan(step, start, draw(key, steps, num_envs, env.num_agents, env.action_space(0).n))[0]
 
     return rollout
 

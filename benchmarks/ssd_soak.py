@@ -25,7 +25,7 @@ from timing import write_table
 import envs_jax
 from envs_jax.ssd import maps
 from envs_jax.ssd.grid import BACKWARD, CLEAN, FORWARD, STEP_LEFT, STEP_RIGHT, TURN_LEFT, TURN_RIGHT, ZAP
-from envs_jax.ssd.harvest import count_near
+from envs_jax.ssd.orchard import count_near
 
 RULES = ("meltingpot", "hughes2018", "socialjax")
 MAPS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

@@ -142,8 +142,13 @@ class SocialDilemma(MultiAgentEnv):
         """State, reward and info after the beams."""
         return state, jnp.zeros(self.num_agents, jnp.float32), {}
 
-    def ground_codes(self, state: Any) -> tuple[np.ndarray, jax.Array]:
-        """`(slot int32[cells + 1], code uint8[B])`: the observation code of each cell is `code[slot[cell]]`."""
+    @property
+    def ground_slots(self) -> np.ndarray:
+        """int32[cells + 1]: the observation code of each cell is `ground_codes(state)[ground_slots[cell]]`."""
+        raise NotImplementedError
+
+    def ground_codes(self, state: Any) -> jax.Array:
+        """uint8[B], what is on the ground: of the cells where that changes, and of each kind of bare ground."""
         raise NotImplementedError
 
     # --- Set-up ---
@@ -225,12 +230,11 @@ class SocialDilemma(MultiAgentEnv):
 
     def draw_start(self, key: jax.Array) -> Draws:
         """The words of an episode's start."""
-        return _draw(key, {"spawn": (len(self.board.spawn_cells),), "heading": (self.num_agents,)})
+        return _draw(key, {"spawn": (self.num_agents,), "heading": (self.num_agents,)})
 
     def draw(self, key: jax.Array) -> Draws:
         """The words of one step."""
-        agents = (self.num_agents,)
-        shared = {"order": agents, "speed": agents, "heading": agents, "spawn": (len(self.board.spawn_cells),)}
+        shared = dict.fromkeys(("order", "speed", "heading", "spawn"), (self.num_agents,))
         return _draw(key, shared | self.words())
 
     def start(self, who: Roles, draws: Draws) -> Any:
@@ -371,40 +375,63 @@ class SocialDilemma(MultiAgentEnv):
 
     def symbols(self, state: Any) -> jax.Array:
         """The two planes of codes, uint8[N, V, V, 2]."""
-        board, (ahead, across) = self.board, self.view
-        # The whole board, painted once for each of the four headings to look from; one gather cuts out the windows.
         # Who is there: 0 nobody, 1 clean beam, 2 zap beam, 3 + heading of an agent; the larger shows.
-        nowhere = board.num_cells + 1  # a cell that no window shows
-        places, marks = self.marks(state)
-        places = jnp.append(places, jnp.where(state.present, state.cell, nowhere))
-        marks = jnp.append(marks, state.heading + 3).astype(jnp.uint16)
-        mark = jnp.zeros(board.num_cells + 2, jnp.uint16)
-        mark = mark.at[places].max(marks, mode="promise_in_bounds", wrap_negative_indices=False)
-        relative = (mark - 3 - np.arange(4, dtype=np.uint16)[:, None]) % 4 + maps.OTHER
-        beam = jnp.where(mark == 0, maps.NOBODY, maps.CLEAN_BEAM + 1 - mark)
-        agent = jnp.where(mark >= 3, relative, beam).astype(jnp.uint16)  # [4, cells + 2]
-        slot, code = self.ground_codes(state)
-        painted = (grid.pick(code, np.append(slot, 0)) | agent << 8).reshape(-1)
-        # Both bytes of a cell next to each other, so that one read takes both: faster than to unpack the windows.
-        painted = jax.lax.bitcast_convert_type(painted, jnp.uint8)
-
-        cells = grid.look(board, state.cell, state.heading, ahead, across).reshape(self.num_agents, -1)
-        seen = grid.pick(painted, cells + (state.heading * (board.num_cells + 2))[:, None])  # [N, V * V, 2]
-        seen = self.own_view(seen)
-        itself = ((ahead == 0) & (across == 0)).reshape(-1, 1) & (np.arange(2) == 1)
-        seen = jnp.where(itself, np.uint8(maps.SELF), seen)
-        far = np.maximum(np.abs(ahead), np.abs(across)).reshape(-1)
-        sees = (far <= state.roles.view[:, None]) & state.present[:, None]
-        seen = jnp.where(sees[..., None], seen, np.uint8(0))
+        mark = jnp.append(self.beams(state), np.uint8(0))
+        nowhere = self.board.num_cells
+        mark = mark.at[jnp.where(state.present, state.cell, nowhere)].max(
+            (state.heading + 3).astype(jnp.uint8), mode="promise_in_bounds", wrap_negative_indices=False
+        )
+        # All codes that a window can show, agents as seen by each of the four headings.
+        relative = ((mark - 3 - np.arange(4, dtype=np.uint8)[:, None]) & 3) + maps.OTHER
+        beam = jnp.where(mark == 0, np.uint8(maps.NOBODY), maps.CLEAN_BEAM + 1 - mark)
+        agent = jnp.where(mark >= 3, relative, beam).astype(jnp.uint8)  # [4, cells + 1]
+        fixed = np.array([maps.SELF, maps.NOBODY], np.uint8)
+        shown = jnp.concatenate([self.ground_codes(state), fixed, agent.reshape(-1)])
+        table = self._window_table
+        if table is None:
+            where = self._where_shown(state.cell, state.heading)
+        else:  # reading the answer costs half of working it out
+            where = grid.pick(table, state.heading * self.board.num_cells + state.cell).astype(jnp.int32)
+        seen = self.own_view(grid.pick(shown, where).reshape(self.num_agents, -1, 2))
+        ahead, across = self.view
+        far = np.maximum(np.abs(ahead), np.abs(across)).reshape(-1, 1)
+        sight = jnp.where(state.present, state.roles.view, -1)[:, None, None]
+        seen = jnp.where(far <= sight, seen, np.uint8(maps.UNSEEN))
         return seen.reshape(self.num_agents, self.view_size, self.view_size, 2)
 
+    def _where_shown(self, cell: Any, heading: Any) -> Any:
+        """Where `symbols` finds each code of the window of an agent that stands so, int32[N, V V 2], for JAX or NumPy
+        arrays."""
+        ahead, across = self.view
+        np_ = jnp if isinstance(cell, jax.Array) else np
+        cells = grid._look(self.board.height, self.board.width, cell, heading, ahead, across)  # [N, V V]
+        itself, nobody = self._num_codes, self._num_codes + 1
+        agent = nobody + 1 + heading[:, None] * (self.board.num_cells + 1) + cells
+        agent = np_.where(cells == self.board.num_cells, nobody, agent)
+        agent = np_.where(((ahead == 0) & (across == 0)).reshape(-1), itself, agent)
+        ground = grid.pick(self.ground_slots, cells) if np_ is jnp else self.ground_slots[cells]
+        return np_.stack([ground, agent], axis=-1).reshape(len(cells), -1).astype(np.int32)
+
+    @functools.cached_property
+    def _num_codes(self) -> int:
+        return jax.eval_shape(lambda key: self.ground_codes(self.init(key)), jax.random.key(0)).shape[0]
+
+    @functools.cached_property
+    def _window_table(self) -> np.ndarray | None:
+        """[4 cells, V V 2]: `_where_shown` for every pose; None where that would take more than 4 megabytes."""
+        if 4 * self.board.num_cells * 2 * self.view_size**2 > 2**21:
+            return None
+        heading, cell = np.divmod(np.arange(4 * self.board.num_cells, dtype=np.int32), self.board.num_cells)
+        where = self._where_shown(cell, heading)
+        return where.astype(np.int16 if where.max() < 2**15 else np.int32)
+
     def own_view(self, seen: jax.Array) -> jax.Array:
-        """Codes uint8[N, V * V, 2] as each agent is to see them; Coins tells own coins from others'."""
+        """Codes uint8[N, V V, 2] as each agent is to see them; Coins tells own coins from others'."""
         return seen
 
-    def marks(self, state: Any) -> tuple[jax.Array, jax.Array]:
-        """Cells with beams, int32[K] (`num_cells + 1` for none), and int32[K], 1 for a clean beam and 2 for a zap."""
-        return jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.int32)
+    def beams(self, state: Any) -> jax.Array:
+        """Where beams show, uint8[cells]: 1 for a clean beam, 2 for a zap (which shows where both are)."""
+        return jnp.zeros(self.board.num_cells, jnp.uint8)
 
     def positions(self, state: Any) -> jax.Array:
         """Row and column of each agent, int32[N, 2]; of a removed one, where it was last."""
@@ -428,8 +455,7 @@ class SocialDilemma(MultiAgentEnv):
     def global_state(self, state: Any) -> jax.Array:
         """The whole board for a centralised critic, float32[G]: the ground as one-hot planes, then where each agent
         is, then its heading as one-hot and whether it is present."""
-        slot, code = self.ground_codes(state)
-        ground = grid.pick(code, slot[:-1])
+        ground = grid.pick(self.ground_codes(state), self.ground_slots[:-1])
         kinds = np.array(self.ground_kinds, np.uint8)
         place = (state.cell[:, None] == np.arange(self.board.num_cells)) & state.present[:, None]
         pose = (state.heading[:, None] == np.arange(4)) & state.present[:, None]
@@ -459,11 +485,13 @@ class ArmedState(DilemmaState):
     """State of a game with beams.
 
     zap_wait: int32[N], steps in which the agent cannot zap yet.
-    beam: uint8[N, X, F], the shots of the last step: 0 none, 1 clean, 2 zap, in the shooter's frame (see
-        `grid.beam_cells`); without the cells in which something stopped them.
+    shot: uint8[N], what each fired in the last step: 0 nothing, 1 clean, 2 zap.
+    beam: uint8[N, X], up to how far ahead each lane of that shot shows, exclusive (see `grid.covered`): to what stopped
+        it.
     """
 
     zap_wait: jax.Array
+    shot: jax.Array
     beam: jax.Array
 
 
@@ -496,14 +524,17 @@ class ArmedDilemma(SocialDilemma):
 
     def armed(self, agents: dict[str, Any]) -> dict[str, Any]:
         """The fields of an `ArmedState` at the start of an episode."""
-        beam = jnp.zeros((self.num_agents, self.beam_shape.lanes, self.beam_shape.length + 1), jnp.uint8)
-        return agents | {"zap_wait": jnp.zeros(self.num_agents, jnp.int32), "beam": beam}
+        return agents | {
+            "zap_wait": jnp.zeros(self.num_agents, jnp.int32),
+            "shot": jnp.zeros(self.num_agents, jnp.uint8),
+            "beam": jnp.zeros((self.num_agents, self.beam_shape.lanes), jnp.uint8),
+        }
 
     def fire(self, state: Any, actions: jax.Array, active: jax.Array, before: jax.Array) -> tuple[Any, jax.Array, Info]:
         """All shots at once, from where agents are after the moves; shots of those who are hit count, too."""
         who, rules, board, shape = state.roles, self.numbers, self.board, self.beam_shape
         zaps = active & (state.zap_wait == 0) & (actions == grid.ZAP) & who.can_zap
-        zap_wait = jnp.where(active, _wait(state.zap_wait, zaps, who.zap_cooldown), state.zap_wait)
+        zap_wait = jnp.where(active, wait_after(state.zap_wait, zaps, who.zap_cooldown), state.zap_wait)
         cleans, state = self.ready_to_clean(state, actions, active)
         length = jnp.where(cleans, who.clean_length, jnp.where(zaps, who.zap_length, 0))
         radius = jnp.where(cleans, who.clean_radius, who.zap_radius)
@@ -527,10 +558,11 @@ class ArmedDilemma(SocialDilemma):
         hits = jnp.any(spots[:, :, None] == state.cell, axis=1) & active & zaps[:, None]  # [shooter, target]
         landed, taken = (jnp.sum(hits, axis=axis, dtype=jnp.int32) for axis in (1, 0))
         reward = jnp.where(zaps, who.zap_reward, 0.0) + landed * who.zap_hit_reward + taken * who.zapped_reward
-        beam = jnp.where(hit & ~is_end, jnp.where(zaps, 2, 1)[:, None, None], 0).astype(jnp.uint8)
+        shows = jnp.max(jnp.where(hit & ~is_end, np.arange(1, shape.length + 2), 0), axis=2)
         state = state.replace(
             zap_wait=zap_wait,
-            beam=beam,
+            shot=jnp.where(zaps, 2, jnp.where(cleans, 1, 0)).astype(jnp.uint8),
+            beam=shows.astype(jnp.uint8),
             away=jnp.where((taken > 0) & active, rules.removal_steps, state.away),
         )
         info = {"zaps_fired": zaps.astype(jnp.int32), "zap_hits": landed, "zapped": taken}
@@ -549,12 +581,21 @@ class ArmedDilemma(SocialDilemma):
         """State, reward and info after the clean beams of `cleans` reached the cells `spots` int32[N, K] (-1: none)."""
         return state, jnp.zeros(self.num_agents, jnp.float32), {}
 
-    def marks(self, state: Any) -> tuple[jax.Array, jax.Array]:
-        cells = grid.beam_cells(self.board, self.beam_shape, state.cell, state.heading)
-        shown = (state.beam > 0) & ~grid.pick(self.board.wall, cells)
-        places = jnp.where(shown, cells, self.board.num_cells + 1)
-        possible = self.beam_shape.mask  # the fewer cells to paint, the better
-        return places[:, possible].reshape(-1), state.beam[:, possible].reshape(-1).astype(jnp.int32)
+    @property
+    def lane_starts(self) -> np.ndarray:
+        """int32[X], how far ahead each lane of a beam starts."""
+        start = np.full(self.beam_shape.lanes, self.numbers.beam_side_start, np.int32)
+        start[len(start) // 2] = 1
+        return start
+
+    def beams(self, state: Any) -> jax.Array:
+        clean, zap = (
+            grid.covered(self.board, state.cell, state.heading, self.lane_starts, state.beam, state.shot == kind)
+            for kind in (1, 2)
+        )
+        return jnp.where(
+            self.board.wall[:-1], np.uint8(0), jnp.maximum(clean.astype(jnp.uint8), 2 * zap.astype(jnp.uint8))
+        )
 
 
 def _add(one: Info, other: Info) -> Info:
@@ -562,7 +603,7 @@ def _add(one: Info, other: Info) -> Info:
     return one | {name: one[name] + count if name in one else count for name, count in other.items()}
 
 
-def _wait(wait: jax.Array, fires: jax.Array, cooldown: jax.Array) -> jax.Array:
+def wait_after(wait: jax.Array, fires: jax.Array, cooldown: jax.Array) -> jax.Array:
     """Steps to wait after this one."""
     return jnp.where(fires, cooldown, jnp.maximum(wait - 1, 0))
 

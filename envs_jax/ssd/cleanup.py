@@ -6,6 +6,7 @@ in the code of E. Vinitsky and others, and SocialJax's `clean_up`. docs/social_d
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.base import Outcome, pytree
-from envs_jax.ssd import grid, maps
-from envs_jax.ssd.base import ArmedDilemma, ArmedState, Draws, Info, _wait
-from envs_jax.ssd.harvest import apple_codes, occupied, take
+from envs_jax.ssd import grid, maps, orchard
+from envs_jax.ssd.base import ArmedDilemma, ArmedState, Draws, Info, wait_after
 from envs_jax.ssd.rules import BeamRules, choose
 
 
@@ -141,7 +141,7 @@ class Cleanup(ArmedDilemma):
         return super().standard() | {name: getattr(self.numbers, name) for name in names}
 
     def words(self) -> dict[str, tuple[int, ...]]:
-        return {"grow": (len(self.board.apple_cells),), "waste": (), "waste_cell": (len(self.board.waste_cells),)}
+        return {"grow": (len(self.board.apple_cells),), "waste": (), "waste_cell": ()}
 
     def set_up(self, agents: dict[str, Any]) -> CleanupState:
         return CleanupState(
@@ -174,7 +174,7 @@ class Cleanup(ArmedDilemma):
         growth = np.clip((share - rules.depletion) / (rules.restoration - rules.depletion), 0, 1)
         grows = grid.happens_by_table(draws["grow"], rules.apple_growth * growth, dirty) & ~on.apple
         if not rules.regrow_under_agents:
-            grows &= ~occupied(state, cells)
+            grows &= ~orchard.occupied(state, cells)
 
         left = total - np.arange(total + 1)
         chance = 1 - (1 - rules.waste_probability) ** left if rules.waste_retries else rules.waste_probability
@@ -182,21 +182,18 @@ class Cleanup(ArmedDilemma):
         chance = np.where((share < limit) & (left > 0), chance, 0.0)
         appears = grid.happens_by_table(draws["waste"], chance, dirty) & (state.step >= rules.waste_delay)
         clean = ~on.waste
-        words = jnp.where(clean, draws["waste_cell"], 0)
-        first = jnp.argmax(clean & (words == jnp.max(words)))
-        spot = clean & (np.arange(total) == first)
+        nth = grid.one_of(draws["waste_cell"], total - dirty)
+        spot = clean & (jnp.cumsum(clean, dtype=jnp.int32) == nth + 1)
         return state.replace(apple=state.apple | grows, waste=state.waste | (spot & appears))
 
     def collect(self, state: CleanupState, before: jax.Array) -> tuple[CleanupState, jax.Array, Info]:
-        apple, ate = take(state, self.board.apple_cells)
-        state = state.replace(apple=apple, items=state.items + ate)
-        return state, ate * state.roles.apple_reward, {"apples": ate.astype(jnp.int32)}
+        return orchard.collect(state, self.board.apple_cells)
 
     def ready_to_clean(
         self, state: CleanupState, actions: jax.Array, active: jax.Array
     ) -> tuple[jax.Array, CleanupState]:
         cleans = active & (state.clean_wait == 0) & (actions == grid.CLEAN)
-        wait = jnp.where(active, _wait(state.clean_wait, cleans, state.roles.clean_cooldown), state.clean_wait)
+        wait = jnp.where(active, wait_after(state.clean_wait, cleans, state.roles.clean_cooldown), state.clean_wait)
         return cleans, state.replace(clean_wait=wait)
 
     def stops_beam(self, state: CleanupState, cells: jax.Array, occupied: jax.Array, cleans: jax.Array) -> jax.Array:
@@ -212,19 +209,23 @@ class Cleanup(ArmedDilemma):
     def clean(
         self, state: CleanupState, spots: jax.Array, cleans: jax.Array, before: jax.Array
     ) -> tuple[CleanupState, jax.Array, Info]:
-        small = self.board.small
-        on_waste_cell = spots.astype(small)[..., None] == self.board.waste_cells.astype(small)  # [N, K, D]
-        by = jnp.any(on_waste_cell, axis=1) & state.waste  # [N, D]
         # Where several reach the same waste, it counts for the first in order.
-        first = by & ~jnp.any(by[:, None] & before[:, :, None], axis=0)
-        cleaned = jnp.sum(first, axis=1, dtype=jnp.int32)
+        same = spots[:, :, None, None] == spots  # [N, K, N, K]
+        late = jnp.any(same & before[:, None, :, None], axis=(0, 1))
+        counts = self.waste_at(state, jnp.where(spots < 0, self.board.num_cells, spots)) & ~late
+        cleaned = jnp.sum(counts, axis=1, dtype=jnp.int32)
+        small = self.board.small
+        gone = jnp.any(spots.reshape(-1, 1).astype(small) == self.board.waste_cells.astype(small), axis=0)  # [D]
         reward = cleaned * state.roles.clean_reward + jnp.where(cleans, state.roles.clean_shot_reward, 0.0)
         info = {"cleans_fired": cleans.astype(jnp.int32), "cleaned": cleaned}
-        return state.replace(waste=state.waste & ~jnp.any(by, axis=0)), reward, info
+        return state.replace(waste=state.waste & ~gone), reward, info
 
-    def ground_codes(self, state: CleanupState) -> tuple[np.ndarray, jax.Array]:
-        slot, code = apple_codes(self.board, state.apple)
-        slot = slot.copy()
-        slot[self.board.waste_cells] = code.shape[0] + np.arange(len(self.board.waste_cells))
+    @functools.cached_property
+    def ground_slots(self) -> np.ndarray:
+        slot = orchard.slots(self.board)
+        slot[self.board.waste_cells] = orchard.num_codes(self.board) + np.arange(len(self.board.waste_cells))
+        return slot
+
+    def ground_codes(self, state: CleanupState) -> jax.Array:
         waste = jnp.where(state.waste, np.uint8(maps.WASTE), np.uint8(maps.RIVER))
-        return slot, jnp.concatenate([code, waste])
+        return jnp.concatenate([orchard.codes(state.apple), waste])

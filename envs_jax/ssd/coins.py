@@ -6,6 +6,7 @@ the asymmetric roles of "Fairness over Equality" (2602.15407). docs/social_dilem
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -125,13 +126,16 @@ class Coins(SocialDilemma):
         }
         return state, reward, info
 
-    def ground_codes(self, state: CoinsState) -> tuple[np.ndarray, jax.Array]:
+    @functools.cached_property
+    def ground_slots(self) -> np.ndarray:
         board = self.board
-        fixed = np.arange(maps.RIVER + 1, dtype=np.uint8)
         slot = len(board.coin_cells) + board.ground.astype(np.int32)
         slot[board.coin_cells] = np.arange(len(board.coin_cells))
+        return slot
+
+    def ground_codes(self, state: CoinsState) -> jax.Array:
         coin = jnp.where(state.coin > 0, state.coin + (maps.OWN_COIN - 1), maps.FLOOR).astype(jnp.uint8)
-        return slot, jnp.concatenate([coin, fixed])
+        return jnp.concatenate([coin, np.arange(maps.RIVER + 1, dtype=np.uint8)])
 
     def own_view(self, seen: jax.Array) -> jax.Array:
         own = jnp.arange(maps.OWN_COIN, maps.OWN_COIN + self.num_agents, dtype=jnp.uint8)[:, None, None]

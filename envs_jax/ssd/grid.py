@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs_jax.ssd.maps import EAST, NORTH, SOUTH, WEST, Board
+from envs_jax.ssd.maps import EAST, NORTH, SOUTH, STEPS, WEST, Board
 
 FORWARD, BACKWARD, STEP_LEFT, STEP_RIGHT, TURN_LEFT, TURN_RIGHT, ZAP, CLEAN = range(1, 9)
 """Actions; 0 does nothing."""
@@ -62,6 +62,13 @@ def precedes(words: jax.Array) -> jax.Array:
     index = np.arange(words.shape[0])
     tie = index[:, None] < index
     return (words[:, None] > words) | ((words[:, None] == words) & tie)
+
+
+def one_of(words: jax.Array, number: Any) -> jax.Array:
+    """int32: `floor(word * number / 2**32)`, uniform on 0 ... number - 1; `number` is below 2**16."""
+    number = jnp.asarray(number).astype(jnp.uint32)
+    low = (words & np.uint32(0xFFFF)) * number
+    return (((words >> 16) * number + (low >> 16)) >> 16).astype(jnp.int32)
 
 
 def turn_and_move(
@@ -202,21 +209,56 @@ def reached_by_beam(first: jax.Array, depth: int, length: jax.Array, radius: jax
     return reached & inside & (ahead <= first[:, :, None]) & (ahead >= np.where(across == 0, 1, side_start))
 
 
+def covered(
+    board: Board, cell: jax.Array, heading: jax.Array, start: np.ndarray, end: jax.Array, who: jax.Array
+) -> jax.Array:
+    """bool[cells]: which cells are covered by the lanes of the beams of `who` bool[N].
+
+    start: int32[X], end: int32[N, X]: a lane covers the cells from `start` ahead up to before `end`.
+    """
+    across = np.arange(len(start), dtype=np.int32) - len(start) // 2
+    step = jnp.asarray(STEPS)[heading]
+    down, right = step[:, :1], step[:, 1:]
+    end = end.astype(jnp.int32)
+    # A lane is a rectangle. Its columns are the bits of words, which are laid into each row that it covers.
+    row, column = (cell // board.width)[:, None], (cell % board.width)[:, None]
+    rows = [row + right * across + down * at for at in (start, end - 1)]
+    columns = [column - down * across + right * at for at in (start, end - 1)]
+    word = 32 * np.arange(-(-board.width // 32), dtype=np.int32)
+    before = jnp.clip(jnp.minimum(*columns)[..., None] - word, 0, 32).astype(jnp.uint32)
+    after = jnp.clip(31 - (jnp.maximum(*columns)[..., None] - word), 0, 32).astype(jnp.uint32)
+    every = np.uint32(0xFFFFFFFF)
+    bits = jnp.where((who[:, None] & (end > start))[..., None], (every << before) & (every >> after), 0)
+    top, bottom = (line.reshape(-1, 1) for line in (jnp.minimum(*rows), jnp.maximum(*rows)))  # [N X, 1]
+    within = (top <= np.arange(board.height)) & (np.arange(board.height) <= bottom)
+    laid = jnp.where(within[..., None], bits.reshape(-1, 1, len(word)), np.uint32(0))  # [N X, height, words]
+    laid = jnp.bitwise_or.reduce(laid, axis=0)
+    spread = (laid[..., None] >> np.arange(32, dtype=np.uint32)) & 1
+    return spread.reshape(board.height, -1)[:, : board.width].reshape(-1) > 0
+
+
 def place(
     board: Board, words: jax.Array, group: jax.Array, wanting: jax.Array, free: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """`(placed bool[N], cell int32[N])`: a spawn cell of its group for each agent that is `wanting` one.
 
-    The k-th such agent of a group, by index, gets the k-th of its group's `free` bool[S] cells in the order of their
-    `words` uint32[S]. Who is left without one is not placed.
+    They choose in turn, by index: each gets the one of the `free` bool[S] cells of its group still left, in the order
+    of the board, that its word uint32[N] says (`one_of`). Who is left without one is not placed.
     """
-    n, spawns = group.shape[0], board.spawn_cells
-    same = board.spawn_group[:, None] == board.spawn_group
-    place_of_cell = jnp.sum(precedes(words) & same & free[:, None], axis=0, dtype=jnp.int32)  # [S]
-    earlier = np.arange(n)[:, None] < np.arange(n)
-    turn = jnp.sum(earlier & (group[:, None] == group) & wanting[:, None], axis=0, dtype=jnp.int32)  # [N]
-    gets = (wanting[:, None] & free) & (group[:, None] == board.spawn_group) & (place_of_cell == turn[:, None])
-    return jnp.any(gets, axis=1), jnp.sum(gets * spawns, axis=1, dtype=jnp.int32)
+    n = group.shape[0]
+    same_group = board.spawn_group[:, None] == board.spawn_group
+    first = np.arange(len(same_group))[:, None] < np.arange(len(same_group))
+    # [S], which of its group's free cells each is: counted as a product of zeros and ones, which is exact and fast.
+    number = (free.astype(jnp.float32) @ (first & same_group).astype(np.float32)).astype(jnp.int32)
+    mine = (group[:, None] == board.spawn_group) & free  # [N, S]
+    rivals = (group[:, None] == group) & wanting[:, None] & (np.arange(n)[:, None] < np.arange(n))  # [earlier, later]
+    left = jnp.sum(mine, axis=1, dtype=jnp.int32) - jnp.sum(rivals, axis=0, dtype=jnp.int32)
+    choice = one_of(words, jnp.maximum(left, 1))
+    # From a number among the cells that are left to one among all: past each that went before, the last one first.
+    for i in reversed(range(n)):
+        choice = choice + (rivals[i] & (choice >= choice[i]))
+    gets = mine & (number == choice[:, None]) & wanting[:, None]
+    return wanting & (left > 0), jnp.sum(gets * board.spawn_cells, axis=1, dtype=jnp.int32)
 
 
 @functools.cache

@@ -8,6 +8,7 @@ the SocialJax fork by the author of "Fairness over Equality" (2602.15407). docs/
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.base import pytree
-from envs_jax.ssd import grid, maps
+from envs_jax.ssd import grid, maps, orchard
 from envs_jax.ssd.base import ArmedDilemma, ArmedState, Draws, Info
 from envs_jax.ssd.rules import BeamRules, choose
 
@@ -132,46 +133,24 @@ class Harvest(ArmedDilemma):
         # (where an agent took an apple as soon as it appeared, one was there, too).
         deferred = rules.growth == "deferred"
         seen = on.apple_before if deferred else on.apple
-        near = count_near(seen, self.board.neighbours(cells, rules.neighbour_radius2))
+        near = orchard.count_near(seen, self.board.neighbours(cells, rules.neighbour_radius2))
         last = len(rules.regrowth) - 1
         grows = grid.happens_by_table(draws["grow"], np.array(rules.regrowth), jnp.minimum(near, last))
         grows &= ~seen & ~on.apple & (~on.grew if deferred else True)
         if not rules.regrow_under_agents:
-            grows &= ~occupied(state, cells)
+            grows &= ~orchard.occupied(state, cells)
         return state.replace(apple=state.apple | grows, apple_before=on.apple, grew=grows)
 
     def collect(self, state: HarvestState, before: jax.Array) -> tuple[HarvestState, jax.Array, Info]:
-        apple, ate = take(state, self.board.apple_cells)
-        state = state.replace(apple=apple, items=state.items + ate)
-        return state, ate * state.roles.apple_reward, {"apples": ate.astype(jnp.int32)}
+        return orchard.collect(state, self.board.apple_cells)
 
-    def ground_codes(self, state: HarvestState) -> tuple[np.ndarray, jax.Array]:
-        return apple_codes(self.board, state.apple)
+    @functools.cached_property
+    def ground_slots(self) -> np.ndarray:
+        return orchard.slots(self.board)
+
+    def ground_codes(self, state: HarvestState) -> jax.Array:
+        return orchard.codes(state.apple)
 
     @property
     def ground_kinds(self) -> tuple[int, ...]:
         return (maps.WALL, maps.APPLE)
-
-
-def count_near(apple: jax.Array, neighbours: np.ndarray) -> jax.Array:
-    """How many neighbours hold an apple, int32[A], for apple bool[A] and the table of `Board.neighbours`."""
-    return jnp.sum(grid.pick(jnp.append(apple, False), neighbours), axis=1, dtype=jnp.int32)
-
-
-def occupied(state: Any, cells: np.ndarray) -> jax.Array:
-    """On which of `cells` an agent stands, bool[len(cells)]."""
-    return jnp.any((state.cell[:, None] == cells) & state.present[:, None], axis=0)
-
-
-def take(state: Any, cells: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """The apples that are left, bool[A], and which agents took one, bool[N]."""
-    on = (state.cell[:, None] == cells) & state.present[:, None] & state.apple
-    return state.apple & ~jnp.any(on, axis=0), jnp.any(on, axis=1)
-
-
-def apple_codes(board: maps.Board, apple: jax.Array) -> tuple[np.ndarray, jax.Array]:
-    """`(slot, code)` of the ground of a board with apples: first the apple cells, then the other kinds of ground."""
-    fixed = np.arange(maps.RIVER + 1, dtype=np.uint8)
-    slot = len(board.apple_cells) + board.ground.astype(np.int32)
-    slot[board.apple_cells] = np.arange(len(board.apple_cells))
-    return slot, jnp.concatenate([jnp.where(apple, np.uint8(maps.APPLE), np.uint8(maps.FLOOR)), fixed])

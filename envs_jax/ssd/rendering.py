@@ -20,7 +20,7 @@ import numpy as np
 
 from envs_jax.drawing import FAINT, INK, PAPER, Color, agent_color, mix, to_rgb
 from envs_jax.ssd import grid, maps
-from envs_jax.ssd.base import SocialDilemma
+from envs_jax.ssd.base import ArmedDilemma, SocialDilemma
 from envs_jax.ssd.roles import ROLES
 from envs_jax.ssd.sprites import CLEAN_COLOR, ZAP_COLOR, Tile, from_pin, over, text_mask
 
@@ -114,16 +114,17 @@ def _scene(env: SocialDilemma, state: Any, cells: np.ndarray, up: int) -> Scene:
         owner[board.coin_cells] = coin - 1
     beam, towards = np.zeros(board.num_cells + 1, np.uint8), np.zeros(board.num_cells + 1, np.uint8)
     cell, heading, away = (np.asarray(part) for part in (state.cell, state.heading, state.away))
-    if hasattr(state, "beam"):
-        beams = np.asarray(state.beam)
-        reach, depth = beams.shape[1] // 2, beams.shape[2]
-        across = np.arange(-reach, reach + 1, dtype=np.int32)[:, None]
-        lit = grid._look(board.height, board.width, cell, heading, np.arange(depth, dtype=np.int32), across)
-        lit = lit.reshape(beams.shape)
+    if isinstance(env, ArmedDilemma):
+        shape, end, shot = env.beam_shape, np.asarray(state.beam), np.asarray(state.shot)
+        across = np.arange(-shape.radius, shape.radius + 1, dtype=np.int32)[:, None]
+        ahead = np.arange(shape.length + 1, dtype=np.int32)
+        cells_of = grid._look(board.height, board.width, cell, heading, ahead, across)
+        cells_of = cells_of.reshape(env.num_agents, *np.broadcast_shapes(ahead.shape, across.shape))
+        covers = (ahead >= env.lane_starts[:, None]) & (ahead < end[..., None])
         for kind in (1, 2):  # where several are, a zap shows
-            where = beams == kind
-            beam[lit[where]] = kind
-            towards[lit[where]] = np.broadcast_to(heading[:, None, None], beams.shape)[where]
+            where = covers & (shot == kind)[:, None, None]
+            beam[cells_of[where]] = kind
+            towards[cells_of[where]] = np.broadcast_to(heading[:, None, None], where.shape)[where]
         beam[board.wall] = 0
 
     def cut(array: np.ndarray, unseen: int) -> np.ndarray:

@@ -20,8 +20,9 @@ from envs_jax.ssd import grid
 from envs_jax.ssd.base import ArmedDilemma, SocialDilemma
 from envs_jax.ssd.cleanup import Cleanup
 from envs_jax.ssd.coins import Coins
-from envs_jax.ssd.harvest import Harvest, count_near
+from envs_jax.ssd.harvest import Harvest
 from envs_jax.ssd.maps import FLOOR, RIVER
+from envs_jax.ssd.orchard import count_near
 
 Policy: TypeAlias = Callable[[Any, Any, jax.Array], jax.Array]
 

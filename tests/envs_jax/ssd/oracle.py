@@ -36,6 +36,11 @@ def ranked(words: Iterable[int]) -> list[int]:
     return sorted(range(len(words)), key=lambda i: (-words[i], i))
 
 
+def one_of(word: int, things: list[Any]) -> Any:
+    """The one of `things` that a word says."""
+    return things[int(word) * len(things) // 2**32]
+
+
 # --- Geometry ---
 
 
@@ -246,15 +251,14 @@ class World:
         self.clean_beam: set[Cell] = set()
 
     def start(self, draws: Mapping[str, Any]) -> None:
-        """Begin an episode; draws: `spawn` [S], `heading` [N]."""
+        """Begin an episode; draws: `spawn` [N], `heading` [N]."""
         self._clear()
         groups = self.abilities["spawn_group"]
         for i in range(self.num_agents):
-            earlier = sum(groups[j] == groups[i] for j in range(i))
-            cells = self._spawn_order(draws, groups[i])
-            if earlier >= len(cells):
-                raise ValueError(f"the map has {len(cells)} spawn cells of group {groups[i]}, too few for its agents")
-            self.position[i] = cells[earlier]
+            cells = self._spawn_cells(groups[i], set(self.position[:i]))
+            if not cells:
+                raise ValueError(f"the map has too few spawn cells of group {groups[i]} for its agents")
+            self.position[i] = one_of(draws["spawn"][i], cells)
             self.heading[i] = int(draws["heading"][i]) % 4
         if self.game == "harvest":
             self.apples = set(self.board.apple_cells)
@@ -430,7 +434,7 @@ class World:
         return beam_cells(row, col, self.heading[i], length, radius, start, board.height, board.width, blockers)
 
     def _respawn(self, active: list[bool], draws: Mapping[str, Any]) -> None:
-        """Bring back those whose time away is over, each on the next free spawn cell of its group."""
+        """Bring back those whose time away is over, each on one of the free spawn cells of its group."""
         groups = self.abilities["respawn_group"]
         taken = {self.position[i] for i in range(self.num_agents) if active[i] and self.away[i] == 0}
         for i in range(self.num_agents):
@@ -439,18 +443,18 @@ class World:
             self.away[i] -= 1
             if self.away[i] > 0:
                 continue
-            free = [cell for cell in self._spawn_order(draws, groups[i]) if cell not in taken]
+            free = self._spawn_cells(groups[i], taken)
             if not free:
                 self.away[i] = 1  # tries again in the next step
                 continue
-            self.position[i] = free[0]
+            self.position[i] = one_of(draws["spawn"][i], free)
             self.heading[i] = int(draws["heading"][i]) % 4
-            taken.add(free[0])
+            taken.add(self.position[i])
 
-    def _spawn_order(self, draws: Mapping[str, Any], group: int) -> list[Cell]:
-        """The spawn cells of a group in this step's order."""
-        board = self.board
-        return [board.spawn_cells[s] for s in ranked(draws["spawn"]) if board.spawn_groups[s] == group]
+    def _spawn_cells(self, group: int, taken: set[Cell]) -> list[Cell]:
+        """The spawn cells of a group that are not taken, row by row."""
+        cells = zip(self.board.spawn_cells, self.board.spawn_groups, strict=True)
+        return [cell for cell, its_group in cells if its_group == group and cell not in taken]
 
     # --- Growth ---
 
@@ -487,8 +491,7 @@ class World:
                     things[cell] = word
             clean = [cell for cell in self.board.waste_cells if cell not in self.waste]
             if clean and happens(int(draws["waste"]), self.waste_chance()):
-                cells = [self.board.waste_cells[w] for w in ranked(draws["waste_cell"])]
-                new_waste = next(cell for cell in cells if cell not in self.waste)
+                new_waste = one_of(draws["waste_cell"], clean)
         return things, new_waste
 
     def _grow(

@@ -18,6 +18,7 @@ from oracle import (
     beam_cells,
     egocentric,
     happens,
+    one_of,
     ranked,
     resolve_moves,
 )
@@ -96,10 +97,10 @@ def words(world, **given):
         "order": descending(n),
         "speed": np.zeros(n, np.uint32),
         "heading": np.zeros(n, np.uint32),
-        "spawn": descending(len(board.spawn_cells)),
+        "spawn": np.zeros(n, np.uint32),
         "grow": np.full(things, NEVER, np.uint32),
         "waste": np.uint32(NEVER),
-        "waste_cell": descending(len(board.waste_cells)),
+        "waste_cell": np.uint32(0),
     }
     return draws | given
 
@@ -117,6 +118,7 @@ def test_events_and_orders():
     assert happens(0, 1.5 / 2**32) and happens(1, 1.5 / 2**32) and not happens(2, 1.5 / 2**32)  # 1.5 rounds to 2
     assert happens(1, 2.5 / 2**32) and not happens(2, 2.5 / 2**32)  # and so does 2.5
     assert ranked(np.array([5, 9, 5, NEVER], np.uint32)) == [3, 1, 0, 2]
+    assert [one_of(word, [5, 6, 7]) for word in (0, 2**32 // 3, 2**32 // 3 + 1, 2**31, NEVER)] == [5, 5, 6, 6, 7]
 
 
 # --- Moves ---
@@ -333,8 +335,8 @@ def test_hits_removal_respawn_and_rewards():
     for left in (2, 1):
         rewards, info = play(world, NOOP, FORWARD)
         assert rewards.tolist() == [0.5, 0] and info["removed"].tolist() == [0, 1] and world.away == [0, left]
-    # 3 steps away: back at the end of the third after the shot, on the first spawn cell of this step's order.
-    rewards, info = play(world, NOOP, FORWARD, spawn=[1, 2], heading=[0, 6])
+    # 3 steps away: back at the end of the third after the shot, on the spawn cell that its word says.
+    rewards, info = play(world, NOOP, FORWARD, spawn=[0, NEVER], heading=[0, 6])
     assert rewards.tolist() == [0.5, 0] and info["removed"].tolist() == [0, 0]
     assert world.position == [(0, 1), (0, 5)] and world.heading == [EAST, SOUTH]
     assert world.visible()[1].tolist() == [False, True]
@@ -404,12 +406,12 @@ def test_agents_without_the_ability_do_not_fire():
 def test_start_and_respawn_groups():
     lines = ["PQP", "QPQ"]
     world = make("harvest", lines, [(0, 0, 0)] * 4, spawn_group=[1, 0, 1, 0])
-    world.start(words(world, spawn=[1, 5, 3, 7, 2, 6], heading=[4, 5, 6, 7]))
-    # Numbered along the rows: P0 Q1 P2 Q3 P4 Q5. In order: Q3, Q5, Q1 and P2, P4, P0.
+    # In turn: the second of three Q, the second of three P, the second of the two Q left, the second of the two P left.
+    world.start(words(world, spawn=[2**31, 2**31, 2**31, NEVER], heading=[4, 5, 6, 7]))
     assert world.position == [(1, 0), (0, 2), (1, 2), (1, 1)] and world.heading == [0, 1, 2, 3]
     world.away = [1, 1, 1, 0]
-    world.position[3] = (0, 0)  # all respawn in group 0, whose first cell in the order now is taken
-    play(world, NOOP, NOOP, NOOP, NOOP, spawn=[9, 0, 5, 0, 7, 0])
+    world.position[3] = (0, 0)  # all respawn in group 0, of which two cells are free
+    play(world, NOOP, NOOP, NOOP, NOOP, spawn=[NEVER, 5, 0, 0])
     assert world.position[:2] == [(1, 1), (0, 2)] and world.away == [0, 0, 1, 0]
 
 
@@ -555,15 +557,15 @@ def test_apples_grow_less_the_more_waste_there_is():
     assert world.apples == {(0, 10)}
 
 
-def test_waste_appears_on_the_first_clean_cell():
+def test_waste_appears_on_one_of_the_clean_cells():
     world = make("cleanup", ["HHHH "], [(0, 2, WEST)], {"waste_delay": 1})
-    chosen = np.array([4, 9, 7, 8], np.uint32)  # cells 1, 3, 2, 0
-    play(world, NOOP, waste=0, waste_cell=chosen)
+    play(world, NOOP, waste=0)
     assert world.waste == set()  # too early
     # Also under the agent, on cell 2; a full river stays as it is.
-    for expected in ({1}, {1, 3}, {1, 2, 3}, {0, 1, 2, 3}, {0, 1, 2, 3}):
-        play(world, NOOP, waste=2**31, waste_cell=chosen)
-        play(world, NOOP, waste=2**31 - 1, waste_cell=chosen)
+    steps = [(2**30, {1}), (NEVER, {1, 3}), (2**31, {1, 2, 3}), (NEVER, {0, 1, 2, 3}), (0, {0, 1, 2, 3})]
+    for word, expected in steps:
+        play(world, NOOP, waste=2**31, waste_cell=word)
+        play(world, NOOP, waste=2**31 - 1, waste_cell=word)
         assert world.waste == {(0, c) for c in expected}
 
 

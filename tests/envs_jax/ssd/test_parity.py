@@ -164,9 +164,8 @@ def play(env, who, keys, num_steps):
 
 def beam_board(env, state):
     """uint8[height, width]: where beams show, in the codes of an observation."""
-    places, marks = env.marks(state)
-    painted = jnp.zeros(env.board.num_cells + 2, jnp.int32).at[places].max(marks)[:-2]
-    return jnp.asarray([0, CLEAN_BEAM, ZAP_BEAM])[painted].reshape(env.board.height, env.board.width)
+    shown = jnp.asarray([0, CLEAN_BEAM, ZAP_BEAM])[env.beams(state)]
+    return shown.reshape(env.board.height, env.board.width)
 
 
 def oracle_of(env, who):

@@ -88,7 +88,7 @@ def test_beams_and_coins_have_colours():
     env = envs_jax.make("cleanup", map=CLEANUP, num_agents=2)
     frames, seen = [], []
     play(env, "c..qc..qc", frames.append, others="random", seen=seen)
-    lit = [bool((state.beam[0] == 1).any()) for state in seen]
+    lit = [bool(state.shot[0] == 1) for state in seen]
     papers = [{re.search(r"48;2;(.*)m", code)[1] for code in re.findall(r"\x1b\[38[^m]*m", frame)} for frame in frames]
     assert any(lit) and papers[lit.index(True)] - papers[0]
     coins = envs_jax.make("coins", map="4x4", coin_rate=1.0)

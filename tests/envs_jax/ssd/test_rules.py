@@ -68,15 +68,14 @@ def words(env, **given):
     """The words of a step: lower indices first, everybody moves, nothing happens by chance, unless `given`."""
     drawn = jax.eval_shape(env.draw, jax.random.key(0))
     draws = {name: np.full(word.shape, NEVER, np.uint32) for name, word in drawn.items()}
-    draws |= {name: np.arange(draws[name].size, dtype=np.uint32)[::-1] for name in ("order", "spawn")}
-    draws |= {"speed": np.zeros(env.num_agents, np.uint32), "heading": np.zeros(env.num_agents, np.uint32)}
+    draws |= {"order": np.arange(env.num_agents, dtype=np.uint32)[::-1]}
+    draws |= {name: np.zeros(env.num_agents, np.uint32) for name in ("speed", "heading", "spawn")}
     return draws | {name: np.asarray(value, np.uint32) for name, value in given.items()}
 
 
 def at(env, *poses, who=None, **fields):
     """A state at the start with agents at these (row, column, heading)."""
-    draws = {"spawn": len(env.board.spawn_cells), "heading": env.num_agents}
-    draws = {name: np.arange(size, dtype=np.uint32) for name, size in draws.items()}
+    draws = {name: np.zeros(env.num_agents, np.uint32) for name in ("spawn", "heading")}
     state = env.start(env.own_roles if who is None else who, draws)
     cells = [row * env.board.width + col for row, col, _ in poses]
     fields = {"cell": np.array(cells, np.int32), "heading": np.array([h for *_, h in poses], np.int32)} | fields
@@ -241,6 +240,52 @@ def test_beams_reach_what_the_oracle_says(side_start):
         assert len(got) == len(set(got)) and set(got) == expected, (cases[i], row, col)
 
 
+@pytest.mark.parametrize("width", [5, 32, 33, 70])
+def test_what_beams_cover(width):
+    """Also where a row takes more than one word, against the cells one by one."""
+    rng = np.random.default_rng(width)
+    board, shape, start = maps.parse("\n".join(["A" * width] * 9)), grid.BeamShape(4, 2), np.array([0, 0, 1, 0, 0])
+    cell, heading = rng.integers(0, board.num_cells, (400, 3), np.int32), rng.integers(0, 4, (400, 3), np.int32)
+    who, limit = rng.random((400, 3)) < 0.7, rng.integers(0, 6, (400, 3, 5))
+
+    @jit_for_once
+    @jax.vmap
+    def lay(cell, heading, limit, who):
+        cells = grid.beam_cells(board, shape, cell, heading)
+        end = jnp.minimum(limit, jnp.sum(jnp.cumsum(cells == board.num_cells, axis=2) == 0, axis=2))  # inside the map
+        return cells, end, grid.covered(board, cell, heading, start, end.astype(jnp.uint8), who)
+
+    cells, end, got = map(np.array, lay(cell, heading, limit, who))
+    ahead = np.arange(5)
+    inside = (ahead >= start[:, None]) & (ahead < end[..., None]) & who[..., None, None]
+    for i in range(len(cell)):
+        assert set(np.flatnonzero(got[i])) == set(cells[i][inside[i]].tolist())
+
+
+def test_spawn_cells_are_chosen_in_turn():
+    """As by taking them off a list, and all arrangements equally often."""
+    rng = np.random.default_rng(0)
+    board = maps.parse("PQPPQPPQP\n" + "PP  P   Q")
+    group = np.array([0, 1, 0, 0, 1, 0], np.int32)
+    words = rng.integers(0, 2**32, (3000, 6), np.uint32)
+    wanting, free = rng.random((3000, 6)) < 0.8, rng.random((3000, len(board.spawn_cells))) < 0.5
+    place = jit_for_once(jax.vmap(lambda *args: grid.place(board, args[0], group, *args[1:])))
+    placed, cell = map(np.array, place(words, wanting, free))
+    for i in range(len(words)):
+        left = [board.spawn_cells[free[i] & (board.spawn_group == g)].tolist() for g in (0, 1)]
+        for agent in range(6):
+            cells = left[group[agent]]
+            assert placed[i, agent] == (wanting[i, agent] and bool(cells))
+            if placed[i, agent]:
+                assert cell[i, agent] == cells.pop(int(words[i, agent]) * len(cells) >> 32)
+    three = maps.parse("P P\n P ")
+    everyone = np.ones((6000, 3), bool)
+    place = jit_for_once(jax.vmap(lambda *args: grid.place(three, args[0], np.zeros(3, np.int32), *args[1:])))
+    _, cell = place(rng.integers(0, 2**32, (6000, 3), np.uint32), everyone, everyone)
+    _, counts = np.unique(np.array(cell), axis=0, return_counts=True)
+    assert len(counts) == 6 and uniform(counts)
+
+
 # --- Frequencies ---
 
 
@@ -293,13 +338,13 @@ def test_waste_appears_from_its_step_on(rules, delay):
 
 
 @pytest.mark.parametrize(
-    ("words_", "expected"),
-    [([7, 6, 7, 9], 0), ([6, 5, 7, 9], 2), ([0, 0, 0, 9], 0), ([NEVER - 1, NEVER, 1, 0], 1), ([0, 0, 1, NEVER], 2)],
+    ("word", "expected"),
+    [(0, 0), (2**32 // 3, 0), (2**32 // 3 + 1, 1), (2**33 // 3, 1), (2**33 // 3 + 1, 2), (NEVER, 2)],
 )
-def test_waste_takes_the_first_clean_cell_in_the_order_of_whole_words(words_, expected):
+def test_waste_takes_the_clean_cell_that_its_whole_word_says(word, expected):
     env = envs_jax.make("cleanup", map="HHHHA\nPP   ", num_agents=2)
     state = at(env, (1, 0, NORTH), (1, 1, NORTH), waste=np.array([False, False, False, True]), step=np.int32(90))
-    state, _ = play(env, state, NOOP, NOOP, waste=0, waste_cell=words_)
+    state, _ = play(env, state, NOOP, NOOP, waste=0, waste_cell=word)
     assert np.flatnonzero(state.waste).tolist() == [expected, 3]
 
 
