@@ -1,0 +1,1 @@
+"""What to measure of agents beside their returns."""
