@@ -58,6 +58,10 @@ reproduce-games: setup ## The matching games with 2 to 16 agents, 10 seeds, four
 	@$(call collect,games,$(GAMES))
 	@$(BIN)/python results/games/figure.py
 
+.PHONY: reproduce-schelling
+reproduce-schelling: setup ## Schelling diagrams of the social dilemmas, per role, with scripted agents (ten minutes)
+	@$(BIN)/python results/schelling/make.py --episodes 32
+
 .PHONY: test
 test: setup lint types ## Lint, types, tests
 	@$(BIN)/python -m pytest

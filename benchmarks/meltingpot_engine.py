@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import random
 import sys
+import time
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -126,6 +127,25 @@ def build_substrate(name: str) -> Any:
     """The substrate as its users get it, with all its observations, for timing."""
     module = importlib.import_module("meltingpot.substrate")
     return module.build(name, roles=module.get_config(name).default_player_roles)
+
+
+def time_engine(game: Game, steps: int, repeats: int, seed: int = 0) -> tuple[int, list[float], list[float]]:
+    """`(number of agents, seconds of `steps` random steps, seconds of a reset)`, the times `repeats` times; with the
+    observations that its users get. Episodes have 300 steps at least: fewer steps than that never reset."""
+    rng, env = np.random.default_rng(seed), build_substrate(game.substrate)
+    agents, seconds, resets = len(env.action_spec()), [], []
+    env.reset()  # The first is cheap: it builds nothing.
+    for _ in range(repeats):
+        began = time.perf_counter()
+        env.reset()
+        resets.append(time.perf_counter() - began)
+        actions = rng.integers(0, game.actions, (steps, agents))
+        began = time.perf_counter()
+        for action in actions:
+            env.step(action)
+        seconds.append(time.perf_counter() - began)
+    env.close()
+    return agents, seconds, resets
 
 
 def component(game_object: Mapping[str, Any], name: str) -> dict[str, Any]:

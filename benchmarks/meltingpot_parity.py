@@ -15,7 +15,6 @@ import itertools
 import math
 import statistics
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,9 +36,9 @@ from meltingpot_engine import (
     Game,
     Ours,
     Scene,
-    build_substrate,
     load,
     room,
+    time_engine,
     window,
 )
 from scipy import stats
@@ -641,21 +640,10 @@ def compare_returns(args: Args) -> Iterator[Row]:
 
 def compare_speed(args: Args) -> Iterator[Row]:
     """Melting Pot's steps per second, random actions, with the observations that its users get."""
-    rng = np.random.default_rng(args.seed)
     for game in (CLEANUP, OPEN, COINS):
-        env, rates, resets = build_substrate(game.substrate), [], []
-        agents, steps = len(env.action_spec()), 50 if args.quick else 250  # Episodes have 300 steps at least.
-        env.reset()  # The first is cheap: it builds nothing.
-        for _ in range(5):
-            began = time.perf_counter()
-            env.reset()
-            resets.append(time.perf_counter() - began)
-            actions = rng.integers(0, game.actions, (steps, agents))
-            began = time.perf_counter()
-            for action in actions:
-                env.step(action)
-            rates.append(steps / (time.perf_counter() - began))
-        env.close()
+        steps = 50 if args.quick else 250
+        agents, seconds, resets = time_engine(game, steps, 5, args.seed)
+        rates = [steps / s for s in seconds]
         spread = f"{min(rates):.0f} to {max(rates):.0f}"
         note = f"{agents} agents, one process, {spread}; a reset takes {statistics.median(resets):.2f} s besides"
         yield Row(game.name, "env steps/s of the engine", "", f"{statistics.median(rates):.0f}", "", note)

@@ -1,13 +1,13 @@
 """Random-action speed of the social dilemmas, beside SocialJax at equal map, agents and horizon.
 
-    python benchmarks/ssd.py [--socialjax PATH] --out results/benchmarks/ssd.csv
+    python benchmarks/ssd.py [--socialjax PATH] [--meltingpot PATH] --out results/benchmarks/ssd.csv
 
 Auto-reset on, every observation read (added up, number by number), actions and keys of a whole call drawn at its
 start, programs taking turns within one process, compile time apart. `step` is the whole loop; the other parts are the
 same loop with less in it, so that the differences say what the step spends its time on. PATH is a checkout of
 cooperativex/SocialJax; its `step` (what its own speed test calls, and which builds observations twice) and its
 `step_env` are measured. One environment step is one action of all agents; agent steps are environment steps times
-agents.
+agents. The engine of Melting Pot runs one environment on one core, resets not counted.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Args:
     """Timed calls of each program."""
     socialjax: Path | None = None
     """A checkout of cooperativex/SocialJax to measure in the same run."""
+    meltingpot: Path | None = None
+    """A checkout of google-deepmind/meltingpot whose engine (pip install dmlab2d) to measure in the same run."""
     out: Path = Path("results/benchmarks/ssd.csv")
     """Table to write; the scaling table goes beside it, with _scaling in its name."""
 
@@ -153,6 +155,21 @@ def compare(args: Args, game: str, num_envs: int) -> list[dict[str, Any]]:
     return rows
 
 
+def engine(args: Args, game: str, step_seconds: float | None) -> dict[str, Any]:
+    """The row of Melting Pot's engine; `step_seconds`: of one of our steps with 1 environment, if measured."""
+    import meltingpot_engine
+
+    steps = 250
+    substrate = {"cleanup": "CLEANUP", "harvest": "OPEN", "coins": "COINS"}[game]
+    agents, seconds, _ = meltingpot_engine.time_engine(getattr(meltingpot_engine, substrate), steps, args.repeats)
+    rate = steps / statistics.median(seconds)
+    row = {"environment": game, "agents": agents, "envs": 1, "program": "Melting Pot's engine"}
+    row |= {"env_steps_per_s": round(rate), "agent_steps_per_s": round(rate * agents)}
+    row |= {"step_to_this": round(1 / rate / step_seconds, 2) if step_seconds else ""} | spread(seconds)
+    print("  ".join(f"{k} {v}" for k, v in row.items() if v != ""), flush=True)
+    return row
+
+
 def orchard(width: int, agents: int) -> str:
     """A square orchard of patches of five apples, with spawn cells for all agents in its last rows."""
     rows = max(1, -(-agents // width))
@@ -188,8 +205,20 @@ def main(args: Args) -> None:
         if not (args.socialjax / "socialjax").is_dir():
             sys.exit(f"error: --socialjax is {args.socialjax}; allowed: a checkout of cooperativex/SocialJax")
         sys.path.insert(0, str(args.socialjax))
-    command = " ".join(["python", *sys.argv]).replace(str(args.socialjax), "PATH")
-    rows = [row for game in GAMES for num_envs in args.envs for row in compare(args, game, num_envs)]
+    if args.meltingpot is not None:
+        import meltingpot_engine
+
+        meltingpot_engine.load(args.meltingpot)
+    command = " ".join(["python", *sys.argv])
+    for path in filter(None, (args.socialjax, args.meltingpot)):
+        command = command.replace(str(path), "PATH")
+    rows = []
+    for game in GAMES:
+        measured = [row for num_envs in args.envs for row in compare(args, game, num_envs)]
+        if args.meltingpot is not None:
+            single = [1 / row["env_steps_per_s"] for row in measured if row["envs"] == 1 and row["program"] == "step"]
+            measured.append(engine(args, game, single[0] if single else None))
+        rows += measured
     write_table(args.out, rows, command)
     write_table(args.out.with_stem(args.out.stem + "_scaling"), scaling(args), command)
 

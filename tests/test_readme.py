@@ -1,4 +1,4 @@
-"""The README's (and one page's) Python examples run, and its links and commands name things that exist."""
+"""The README's (and two pages') Python examples run, and its links and commands name things that exist."""
 
 import re
 from pathlib import Path
@@ -7,10 +7,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-DILEMMAS = (ROOT / "docs/social_dilemmas.md").read_text()
+PAGES = "".join((ROOT / "docs" / page).read_text() for page in ("social_dilemmas.md", "social_rewards.md"))
 
 
-@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README + DILEMMAS, re.DOTALL))
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README + PAGES, re.DOTALL))
 def test_examples_run(block):
     exec(compile(block, "README.md", "exec"), {})
 
