@@ -5,7 +5,7 @@
 
 A program has one frozen dataclass of settings, `Args`, whose fields are frozen dataclasses in turn: `env`, `run` (a
 `RunConfig`) and whatever its method needs. Each of their fields is a flag, with the preset's value as default and the
-docstring below the field as help; flags carry no prefix but the environment's, `--env.`. A preset is a value of `Args`.
+docstring below the field as help; flags carry no prefix but `--env.` and `--social.`. A preset is a value of `Args`.
 
 Exit status: 0 done, 2 wrong input (one line says what), 3 some seed diverged, 130 interrupted.
 """
@@ -31,6 +31,8 @@ Args = TypeVar("Args")
 Presets = Mapping[str, Mapping[str, Args]]
 
 SCALES = ("paper", "small")
+PREFIXED = ("env", "social")
+"""Settings whose flags carry their name, since their fields are called like others'."""
 
 
 class Job(NamedTuple):
@@ -134,8 +136,8 @@ def _mirror(value: Any, top: bool = False) -> Any:
     """`value` as an instance of a type made for it, which tells tyro what it could not know from the annotations.
 
     Its nested settings have the types that they have here (a field annotated with a base class gets the flags of the
-    environment it holds), flags lose their prefix except `--env.`, and checks wait until the flags are read, so that
-    what they raise reaches the caller and not tyro's printer.
+    environment it holds), flags lose their prefix except `--env.` and `--social.`, and checks wait until the flags are
+    read, so that what they raise reaches the caller and not tyro's printer.
     """
     import tyro
 
@@ -146,7 +148,7 @@ def _mirror(value: Any, top: bool = False) -> Any:
     for name, item in values.items():
         if dataclasses.is_dataclass(item):
             values[name] = item = _mirror(item)
-            prefixed = not top or name == "env"
+            prefixed = not top or name in PREFIXED
             annotations[name] = type(item) if prefixed else tyro.conf.OmitArgPrefixes[type(item)]
     undocumented = (original.__doc__ or "").startswith(f"{original.__name__}(")  # what `dataclass` writes there
     namespace = {

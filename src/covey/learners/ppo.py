@@ -7,13 +7,15 @@
 IPPO (de Witt et al. 2020): each agent's critic sees its observation. MAPPO (Yu et al. 2022): it sees the global state.
 An episode that was cut off is bootstrapped from the value of the state it was cut at; one that ended is not.
 Where agents share no parameter (NoPS) each has its own loss, gradient clipping and Adam.
+With a social reward (`covey.social`) agents learn on it; `episode_return` and all of an evaluation is of the
+environment's own. What an agent does while removed from a board is learned from like the rest, as in 2602.15407.
 
 Letters: E envs, T rollout steps, N agents, M minibatch, O obs, A actions, G global state.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -30,6 +32,7 @@ from covey.learners.losses import (
     generalised_advantage,
     normalize,
 )
+from covey.metrics import social as social_metrics
 from covey.policies.actor_critic import ActorCritic, PolicyConfig
 from covey.policies.distributions import (
     categorical_entropy,
@@ -38,6 +41,7 @@ from covey.policies.distributions import (
     gaussian_log_prob,
     mask_logits,
 )
+from covey.social import SocialParameters, SocialReward
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,9 @@ class PPOConfig:
     anneal_learning_rate: bool = False
     """Lower the learning rate to 0, linearly over updates."""
     eval_episodes: int = 32
-    """Greedy episodes per evaluation; always the same starts."""
+    """Episodes per evaluation; always the same starts."""
+    eval_greedy: bool = True
+    """Evaluate with the most likely actions; else with sampled ones, as in training."""
     eval_steps: int | None = None
     """Steps after which an evaluation episode is cut; by default the environment's time limit."""
 
@@ -110,6 +116,15 @@ class PPOHyperparameters:
             _check(name, getattr(self, name), lambda x: x >= 0, "a number of at least 0")
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SocialPPOHyperparameters(PPOHyperparameters):
+    """PPO's numbers and those of a social reward, which are array leaves as well."""
+
+    social: SocialParameters = field(default_factory=SocialParameters)
+    """Numbers of the social reward."""
+
+
 def _check(name: str, value: Any, holds: Any, allowed: str) -> None:
     if isinstance(value, float | int) and not holds(value):  # Not while JAX flattens it with other leaves.
         raise ValueError(f"{name} is {value}; allowed: {allowed}")
@@ -118,7 +133,7 @@ def _check(name: str, value: Any, holds: Any, allowed: str) -> None:
 class Step(NamedTuple):
     """What a rollout keeps of each step; a rollout is [T, N, E, ...], time first."""
 
-    obs: jax.Array  # [N, E, O]
+    obs: jax.Array  # [N, E, O], uint8 where an encoder reads it
     global_state: jax.Array | None  # [1, E, G], for a centralised critic
     mask: jax.Array | None  # bool[N, E, A], where the environment masks actions
     reset: jax.Array  # bool[1, E], a new episode begins here
@@ -130,6 +145,9 @@ class Step(NamedTuple):
     last_value: jax.Array  # [N, E], value of the state that an episode was cut at, else 0
     returned: jax.Array  # [N, E], return of the episode that ended here, else 0
     length: jax.Array  # int32[1, E], its length, else 0
+    shaped: jax.Array | None  # [N, E], the social reward, where there is one; likewise
+    shaped_returned: jax.Array | None  # [N, E], its return
+    diagnostics: Metrics | None  # name -> [N, E]
 
 
 class Batch(NamedTuple):
@@ -162,6 +180,8 @@ class PPOCarry:
     memory: tuple[jax.Array, jax.Array]
     running_return: jax.Array  # [N, E], of the episode under way
     running_length: jax.Array  # int32[1, E]
+    social: Any = None  # [E, ...], the social reward's state
+    running_shaped: Any = None  # [N, E], return of the social reward
 
 
 @dataclass(frozen=True)
@@ -175,6 +195,8 @@ class PPO:
     """MAPPO if true, IPPO if false."""
     num_updates: int | None = None
     """Length of the run, over which the learning rate is annealed."""
+    social: SocialReward = SocialReward()
+    """What agents learn on; if it is not selfish, `SocialPPOHyperparameters` hold its numbers."""
 
     def __post_init__(self) -> None:
         config, count = self.config, self.config.num_minibatches
@@ -214,7 +236,13 @@ class PPO:
             num_outputs=space.shape[0] if self._continuous else space.n,
             continuous=self._continuous,
             global_size=global_size,
+            obs_space=self.env.observation_space(),
         )
+
+    @property
+    def _shapes(self) -> bool:
+        """Whether rewards are shaped."""
+        return self.social.term != "none"
 
     @property
     def _continuous(self) -> bool:
@@ -234,6 +262,13 @@ class PPO:
     def init(self, key: jax.Array, hp: PPOHyperparameters) -> PPOCarry:
         key_params, key_env, key_run = jax.random.split(key, 3)
         num_envs, num_agents = self.config.num_envs, self.env.num_agents
+        social = running_shaped = None
+        if self._shapes:
+            if not isinstance(hp, SocialPPOHyperparameters):
+                raise ValueError(f"hp is {type(hp).__name__}; allowed with a social reward: SocialPPOHyperparameters")
+            self.social.check(num_agents, hp.social)
+            social = jax.tree.map(lambda x: jnp.stack([x] * num_envs), self.social.init(num_agents))
+            running_shaped = jnp.zeros((num_agents, num_envs), jnp.float32)
         params = self.actor_critic.init(key_params)
         return PPOCarry(
             params=params,
@@ -246,6 +281,8 @@ class PPO:
             memory=self.actor_critic.start(num_envs),
             running_return=jnp.zeros((num_agents, num_envs), jnp.float32),
             running_length=jnp.zeros((1, num_envs), jnp.int32),
+            social=social,
+            running_shaped=running_shaped,
         )
 
     def update(self, carry: PPOCarry, data: Any = None) -> tuple[PPOCarry, Metrics]:
@@ -253,7 +290,8 @@ class PPO:
         memory = carry.memory
         carry, rollout, next_value = self._rollout(carry, key_rollout)
         advantage = generalised_advantage(
-            rollout.reward, rollout.value, next_value, rollout.done, rollout.last_value,
+            rollout.reward if rollout.shaped is None else rollout.shaped,
+            rollout.value, next_value, rollout.done, rollout.last_value,
             carry.hp.discount, carry.hp.gae_lambda,
         )  # fmt: skip
         batch = Batch(
@@ -276,6 +314,12 @@ class PPO:
             "episodes": ended.astype(jnp.float32),
             "reward": jnp.mean(rollout.reward, axis=(0, 2)),
         }
+        if rollout.shaped_returned is not None and rollout.diagnostics is not None:
+            metrics["shaped_return"] = jnp.sum(rollout.shaped_returned, axis=(0, 2)) / ended
+            means = {name: jnp.mean(value, axis=(0, 2)) for name, value in rollout.diagnostics.items()}
+            last = {name: jnp.mean(rollout.diagnostics[name][-1], axis=1) for name in social_metrics.LAST}
+            metrics |= means | last
+            carry = replace(carry, social=self.social.pool(carry.social))
         if self._continuous:
             low, high = self.env.action_space().bounds()
             metrics["clipped_actions"] = jnp.mean((rollout.action < low) | (rollout.action > high))
@@ -283,31 +327,52 @@ class PPO:
 
     def evaluate(self, carry: PPOCarry, key: jax.Array) -> Metrics:
         weights = self.actor_critic.weights(carry.params)
-        count = self.config.eval_episodes
+        count, agents = self.config.eval_episodes, self.env.num_agents
 
         def step(loop: tuple, key_step: jax.Array) -> tuple[tuple, jax.Array]:
-            env_state, memory, alive, totals = loop
-            env_state, memory, outcome = self._greedy_step(weights, env_state, memory, key_step)
+            env_state, memory, alive, totals, outcomes = loop
+            env_state, memory, outcome = self._eval_step(weights, env_state, memory, key_step)
             seen = {"episode_return": outcome.reward} | outcome.info  # Each [E, N].
             totals = {
                 name: total + jnp.where(alive[:, None], seen[name], 0.0).astype(jnp.float32)
                 for name, total in totals.items()
             }
-            return (env_state, memory, alive & ~outcome.done, totals), alive
+            if outcomes is not None:
+                outcomes = jax.vmap(social_metrics.add, in_axes=(0, 0, 0, None, 0))(
+                    outcomes, outcome.reward, outcome.info, None, alive
+                )
+            return (env_state, memory, alive & ~outcome.done, totals, outcomes), alive
 
         key_init, key_steps = jax.random.split(key)
         env_state = jax.vmap(self.env.init)(jax.random.split(key_init, count))
-        zeros = jnp.zeros((count, self.env.num_agents), jnp.float32)
+        zeros = jnp.zeros((count, agents), jnp.float32)
         start = (env_state, self.actor_critic.start(count)[0])
-        outcome = jax.eval_shape(lambda: self._greedy_step(weights, *start, key)[2])
-        totals = dict.fromkeys(["episode_return", *outcome.info], zeros)
+        info = jax.eval_shape(lambda: self._eval_step(weights, *start, key)[2]).info
+        outcomes = None
+        if dilemma := not {*social_metrics.COUNTED, "removed"}.isdisjoint(info):
+            cells = getattr(getattr(self.env, "board", None), "num_cells", None) if "cell" in info else None
+            outcomes = jax.tree.map(lambda x: jnp.stack([x] * count), social_metrics.init(agents, info, cells))
+        totals = dict.fromkeys(["episode_return", *([] if dilemma else info)], zeros)
         keys = jax.random.split(key_steps, self.eval_steps)
-        (_, _, _, totals), alive = jax.lax.scan(step, (*start, jnp.ones(count, jnp.bool_), totals), keys)
+        loop = (*start, jnp.ones(count, jnp.bool_), totals, outcomes)
+        (_, _, _, totals, outcomes), alive = jax.lax.scan(step, loop, keys)
         length = jnp.sum(alive, axis=0).astype(jnp.float32)  # [E]
-        return {name: jnp.mean(total, axis=0) for name, total in totals.items()} | {
+        metrics = {name: jnp.mean(total, axis=0) for name, total in totals.items()} | {
             "episode_length": jnp.mean(length),
             "reward": jnp.mean(totals["episode_return"] / length[:, None], axis=0),
         }
+        return metrics if outcomes is None else metrics | self._outcomes(outcomes)
+
+    def _outcomes(self, outcomes: Any) -> Metrics:
+        """Social metrics of episodes [E], averaged; also per role, where the environment has several."""
+        classes = getattr(self.env, "agent_classes", {})
+        names = tuple(classes) if len(classes) > 1 else ()
+        roles = np.array([[agent in group for group in classes.values()].index(True) for agent in self.env.agents])
+        scale = getattr(getattr(self.env, "own_roles", None), "apple_reward", None)
+        finish = jax.vmap(lambda episode: social_metrics.finish(episode, roles, names, scale))
+        metrics = {name: jnp.mean(value, axis=0) for name, value in finish(outcomes).items()}
+        metrics.pop("return")  # That is `episode_return`.
+        return metrics
 
     def policy(self, carry: PPOCarry) -> Any:
         return carry.params
@@ -317,7 +382,7 @@ class PPO:
 
         def step(loop: tuple, key_step: jax.Array) -> tuple[tuple, tuple]:
             env_state, memory, alive = loop
-            next_state, memory, outcome = self._greedy_step(weights, env_state, memory, key_step)
+            next_state, memory, outcome = self._eval_step(weights, env_state, memory, key_step)
             return (next_state, memory, alive & ~outcome.done), (env_state, alive)
 
         key_init, key_steps = jax.random.split(key)
@@ -334,7 +399,7 @@ class PPO:
     def _observe(self, env_state: Any) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
         """`(obs [N, E, O], global_state [1, E, G] or None, mask [N, E, A] or None)` of E environments."""
         obs = jax.vmap(self.env.observe)(env_state)
-        obs = jnp.swapaxes(obs.reshape(*obs.shape[:2], -1), 0, 1).astype(jnp.float32)
+        obs = jnp.swapaxes(obs.reshape(*obs.shape[:2], -1), 0, 1).astype(self.actor_critic.obs_dtype)
         global_state = mask = None
         if self.centralised_critic:
             global_state = jax.vmap(self.env.global_state)(env_state)
@@ -366,13 +431,16 @@ class PPO:
         action = jnp.swapaxes(action, 0, 1)
         return jnp.clip(action, *self.env.action_space().bounds()) if self._continuous else action
 
-    def _greedy_step(self, weights: Any, env_state: Any, memory: jax.Array, key: jax.Array) -> tuple[Any, Any, Any]:
-        """One step of E environments with the most likely actions, without reset."""
+    def _eval_step(self, weights: Any, env_state: Any, memory: jax.Array, key: jax.Array) -> tuple[Any, Any, Any]:
+        """One step of E environments with the most likely or with sampled actions, without reset."""
         obs, _, mask = self._observe(env_state)
         num_envs = obs.shape[1]
         reset = jnp.zeros((1, 1, num_envs), jnp.bool_)
         outputs, memory = self._outputs(weights, obs[None], None if mask is None else mask[None], memory, reset)
-        action = outputs[0] if self._continuous else jnp.argmax(outputs[0], axis=-1).astype(jnp.int32)
+        if not self.config.eval_greedy:
+            action = self._sample(weights, outputs, jax.random.fold_in(key, num_envs))[0]  # No number of a split key.
+        else:
+            action = outputs[0] if self._continuous else jnp.argmax(outputs[0], axis=-1).astype(jnp.int32)
         keys = jax.random.split(key, num_envs)
         env_state, outcome = jax.vmap(self.env.advance)(keys, env_state, self._to_env(action))
         return env_state, memory, outcome
@@ -387,7 +455,7 @@ class PPO:
             return value[0], memory
 
         def step(loop: tuple, key_step: jax.Array) -> tuple[tuple, Step]:
-            env_state, seen, reset, (actor_memory, critic_memory), running_return, running_length = loop
+            env_state, seen, reset, (actor_memory, critic_memory), running_return, running_length, social = loop
             obs, global_state, mask = seen
             key_act, key_env = jax.random.split(key_step)
             outputs, actor_memory = self._outputs(
@@ -406,27 +474,50 @@ class PPO:
             last_value = jnp.where(outcome.truncated, last_value, 0.0)
             reward = jnp.swapaxes(outcome.reward, 0, 1)
             running_return, running_length = running_return + reward, running_length + 1
+            social, shaped, shaped_returned, diagnostics = self._shape(carry.hp, social, outcome, last_state)
             kept = Step(
                 obs, global_state, mask, reset, action[0], log_prob, value, reward, done, last_value,
                 returned=jnp.where(done, running_return, 0.0),
                 length=jnp.where(done, running_length, 0),
+                shaped=shaped,
+                shaped_returned=shaped_returned,
+                diagnostics=diagnostics,
             )  # fmt: skip
             running_return, running_length = jnp.where(done, 0.0, running_return), jnp.where(done, 0, running_length)
             seen = self._observe(env_state)
-            return (env_state, seen, done, (actor_memory, critic_memory), running_return, running_length), kept
+            return (env_state, seen, done, (actor_memory, critic_memory), running_return, running_length, social), kept
 
         loop = (
             carry.env_state, self._observe(carry.env_state), carry.reset, carry.memory,
-            carry.running_return, carry.running_length,
+            carry.running_return, carry.running_length, (carry.social, carry.running_shaped),
         )  # fmt: skip
         keys = jax.random.split(key, self.config.num_steps)
-        (env_state, seen, reset, memory, running_return, running_length), rollout = jax.lax.scan(step, loop, keys)
+        loop, rollout = jax.lax.scan(step, loop, keys)
+        env_state, seen, reset, memory, running_return, running_length, (social, running_shaped) = loop
         next_value, _ = values(seen[0], seen[1], memory[1], reset)
         carry = replace(
             carry, env_state=env_state, reset=reset, memory=memory,
-            running_return=running_return, running_length=running_length,
+            running_return=running_return, running_length=running_length, social=social, running_shaped=running_shaped,
         )  # fmt: skip
         return carry, rollout, next_value
+
+    def _shape(
+        self, hp: Any, social: tuple[Any, Any], outcome: Any, last_state: Any
+    ) -> tuple[tuple[Any, Any], jax.Array | None, jax.Array | None, Metrics | None]:
+        """The social reward of one step: its state and running return, then what `Step` keeps; all None if selfish."""
+        if not self._shapes:
+            return social, None, None, None
+        states, running = social
+        visible = jax.vmap(self.env.visible)(last_state) if hasattr(self.env, "visible") else None
+        axes = (0, 0, None if visible is None else 0, 0, None)
+        step = jax.vmap(self.social.step, in_axes=axes)
+        states, shaped, diagnostics = step(states, outcome.reward, visible, outcome.done, hp.social)
+        shaped, diagnostics = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (shaped, diagnostics))
+        diagnostics.pop("smoothed_reward")
+        running = running + shaped
+        done = outcome.done[None]
+        returned = jnp.where(done, running, 0.0)
+        return (states, jnp.where(done, 0.0, running)), shaped, returned, diagnostics
 
     # --- Learning ---
 

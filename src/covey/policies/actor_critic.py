@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from covey.policies.encoders import Encoded, EncoderName, GridEncoder, make_encoder
 from covey.policies.hypernet import CoupledHypernetwork, Hypernetwork
 from covey.policies.networks import GRU, MLP, Activation, Network, Vector, Weights
 from covey.policies.sharing import FullSharing, NoSharing, SharingScheme, count_parameters
@@ -34,6 +35,17 @@ class PolicyConfig:
     """Use a gated recurrent unit in actor and critic; hypernetworks then generate the layers after it."""
     recurrent_size: int = 128
     """Units of the recurrent networks' layers."""
+    encoder: EncoderName = "auto"
+    """How observations enter actor and critic: `flat` as numbers; `symbols` as grids of codes, `pixels` as grids of 8x8
+    sprites, through an encoder that a hypernetwork does not generate; `auto` by their shape and type."""
+    encoder_codes: tuple[int, ...] = (9, 8)
+    """Codes in each plane of symbols; further planes are one number each for the whole grid."""
+    encoder_channels: int = 8
+    """Numbers per cell after the encoder's first layer."""
+    conv_channels: tuple[int, ...] = ()
+    """Channels of each 3x3 convolution of the encoder."""
+    encoder_size: int = 64
+    """Units of the layer in which the encoder ends; 0 for none."""
     embedding: Literal["learned", "one_hot"] | None = None
     """What identifies an agent to the hypernetwork; by default one_hot for hyper_linear and learned for hyper_mlp."""
     embedding_dim: int = 4
@@ -61,10 +73,14 @@ class PolicyConfig:
     """What the hypernetwork generates; with `actor` the critic is one network for all agents."""
 
     def __post_init__(self) -> None:
-        for name in ("recurrent_size", "embedding_dim", "hypernet_rank", "hypernet_chunk_size"):
+        for name in ("recurrent_size", "embedding_dim", "hypernet_rank", "hypernet_chunk_size", "encoder_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: an integer of at least 1")
-        for name in ("hidden_sizes", "hypernet_hidden_sizes"):
+        if self.encoder_size < 0:
+            raise ValueError(f"encoder_size is {self.encoder_size}; allowed: an integer of at least 0")
+        if any(not 1 <= count <= 256 for count in self.encoder_codes):
+            raise ValueError(f"encoder_codes is {self.encoder_codes}; allowed: integers from 1 to 256")
+        for name in ("hidden_sizes", "hypernet_hidden_sizes", "conv_channels"):
             if any(size < 1 for size in getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: integers of at least 1")
         for name, allowed in _CHOICES.items():
@@ -80,6 +96,7 @@ class PolicyConfig:
 _CHOICES: dict[str, tuple] = {
     "sharing": SharingName.__args__,
     "activation": Activation.__args__,
+    "encoder": EncoderName.__args__,
     "embedding": ("learned", "one_hot", None),
     "hypernet_head": ("full", "low_rank", "chunked"),
     "hypernet_init": ("paper", "exact", "default"),
@@ -116,6 +133,7 @@ class ActorCritic:
     """Policy and value of every agent.
 
     centralised: the critic sees the global state, without agent ids (MAPPO); else each agent's observation (IPPO).
+    obs_space: the space of the observations, which come flattened, for `config.encoder`; None for numbers.
     continuous: the actor gives the mean of a diagonal Gaussian whose log standard deviations are learned and do not
         depend on the observation, not clipped, starting at 0; else logits.
     """
@@ -126,11 +144,14 @@ class ActorCritic:
     num_outputs: int
     continuous: bool = False
     global_size: int | None = None
+    obs_space: Any = None
     scheme: SharingScheme = field(init=False)
+    encoder: GridEncoder | None = field(init=False, hash=False, compare=False)
     networks: dict[str, Network] = field(init=False, hash=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scheme", make_scheme(self.config, self.num_agents))
+        object.__setattr__(self, "encoder", self._encoder())
         object.__setattr__(self, "networks", self._networks(self.config))
         if self.config.sharing == "fups_matched":
             object.__setattr__(self, "networks", self._networks(self._matched()))
@@ -139,16 +160,35 @@ class ActorCritic:
     def centralised(self) -> bool:
         return self.global_size is not None
 
+    @property
+    def obs_dtype(self) -> Any:
+        """What type observations are to be given in: bytes to an encoder, which are a quarter of the memory."""
+        return jnp.float32 if self.encoder is None else jnp.uint8
+
+    def _encoder(self) -> GridEncoder | None:
+        config = self.config
+        if self.obs_space is None or config.sharing == "fups_id_only":  # Observations are not looked at.
+            return None
+        return make_encoder(
+            config.encoder, self.obs_space, config.encoder_codes, config.encoder_channels, config.conv_channels,
+            config.encoder_size,
+        )  # fmt: skip
+
     def _networks(self, config: PolicyConfig) -> dict[str, Network]:
-        def network(inputs: int, outputs: int, output_gain: float) -> Network:
+        def network(inputs: int, outputs: int, output_gain: float, encoder: GridEncoder | None) -> Network:
+            if encoder is not None:
+                around = inputs - encoder.inputs
+                return Encoded(encoder, network(encoder.features + around, outputs, output_gain, None))
             if config.recurrent:
                 return GRU(inputs, outputs, config.recurrent_size, config.activation, output_gain)
             return MLP(inputs, outputs, config.hidden_sizes, config.activation, output_gain)
 
         own = self.scheme.input_size(self.obs_size)
         networks = {
-            "actor": network(own, self.num_outputs, 0.01),
-            "critic": network(own if self.global_size is None else self.global_size, 1, 1.0),
+            "actor": network(own, self.num_outputs, 0.01, self.encoder),
+            "critic": network(own, 1, 1.0, self.encoder)
+            if self.global_size is None
+            else network(self.global_size, 1, 1.0, None),
         }
         return networks | ({"log_std": Vector(self.num_outputs)} if self.continuous else {})
 

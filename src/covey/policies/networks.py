@@ -141,7 +141,7 @@ class MLP:
     def unroll(
         self, weights: Weights, x: jax.Array, memory: jax.Array, reset: jax.Array, dense: Dense = dense
     ) -> tuple[jax.Array, jax.Array]:
-        x, restore = _merge_time(x)
+        x, restore = merge_time(x)
         return restore(_stack(weights, x, len(self.hidden), self.activation, dense)), memory
 
 
@@ -176,7 +176,7 @@ class GRU:
     def unroll(
         self, weights: Weights, x: jax.Array, memory: jax.Array, reset: jax.Array, dense: Dense = dense
     ) -> tuple[jax.Array, jax.Array]:
-        x, restore = _merge_time(x)
+        x, restore = merge_time(x)
         x = activate(self.activation, dense(weights, "embed", x))
         x = restore(dense(weights, "cell", x))  # [T, N or 1, B, 3H]: all that does not wait for the memory.
         recurrent = {
@@ -197,7 +197,7 @@ class GRU:
             return memory, memory
 
         memory, memories = jax.lax.scan(step, memory, (x, reset))
-        memories, restore = _merge_time(memories)
+        memories, restore = merge_time(memories)
         return restore(_stack(weights, memories, 1, self.activation, dense)), memory
 
 
@@ -216,7 +216,7 @@ def _stack(weights: Weights, x: jax.Array, depth: int, activation: Activation, d
     return dense(weights, "output", x)
 
 
-def _merge_time(x: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+def merge_time(x: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
     """[T, N, B, I] -> [N, T·B, I], so that time is just more batch, and the way back."""
     time, agents, batch, size = x.shape
 

@@ -107,6 +107,7 @@ def uniform(counts):
         ("harvest", "partnership", {"A": 64, "P": 60, "Q": 2}),
         ("harvest", "diamonds", {"A": 120, "P": 22, "Q": 0, "W": 0}),
         ("harvest", "ssd", {"A": 155, "P": 20, "Q": 0}),
+        ("harvest", "grove", {"A": 57, "P": 15, "Q": 0}),
         ("cleanup", "standard", {"A": 122, "F": 79, "H": 68, "~": 20, "P": 19}),
         ("cleanup", "ssd", {"A": 103, "F": 56, "H": 63, "~": 12, "P": 10}),
         ("coins", "12x12", {"C": 142, "P": 2, "W": 52}),
