@@ -445,8 +445,11 @@ class Ours:
 
         zap = clean = drawn(np.zeros(0, int), np.zeros(0, bool))
         if hasattr(state, "beam"):
-            beams = np.asarray(self.env.beams(state))
-            zap, clean = (drawn(np.flatnonzero(beams == mark), True) for mark in (2, 1))
+            # Not `env.beams`, in which a zap hides a clean beam.
+            zap, clean = (
+                drawn(np.flatnonzero(np.asarray(self.env.covered(state, kind)) & ~board.wall[:-1]), True)
+                for kind in (2, 1)
+            )
         apple = drawn(board.apple_cells, getattr(state, "apple", False))
         waste = drawn(board.waste_cells, getattr(state, "waste", False))
         coin = drawn(board.coin_cells, getattr(state, "coin", 0))

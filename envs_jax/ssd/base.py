@@ -589,13 +589,12 @@ class ArmedDilemma(SocialDilemma):
         return start
 
     def beams(self, state: Any) -> jax.Array:
-        clean, zap = (
-            grid.covered(self.board, state.cell, state.heading, self.lane_starts, state.beam, state.shot == kind)
-            for kind in (1, 2)
-        )
-        return jnp.where(
-            self.board.wall[:-1], np.uint8(0), jnp.maximum(clean.astype(jnp.uint8), 2 * zap.astype(jnp.uint8))
-        )
+        clean, zap = (self.covered(state, kind).astype(jnp.uint8) for kind in (1, 2))
+        return jnp.where(self.board.wall[:-1], np.uint8(0), jnp.maximum(clean, 2 * zap))
+
+    def covered(self, state: Any, kind: int) -> jax.Array:
+        """Which cells shots of a kind cover, bool[cells]: 1 clean, 2 zap."""
+        return grid.covered(self.board, state.cell, state.heading, self.lane_starts, state.beam, state.shot == kind)
 
 
 def _add(one: Info, other: Info) -> Info:
