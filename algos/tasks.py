@@ -7,6 +7,7 @@ authors' configuration files); `small` ends within minutes on two CPU cores. Wha
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -37,7 +38,7 @@ def build(args: Args, centralised_critic: bool) -> Job:
     return Job(learner, args.hp)
 
 
-def main(program: str, doc: str | None, presets: dict[str, dict[str, Args]], centralised_critic: bool) -> None:
+def main(program: str, doc: str | None, presets: Mapping[str, Mapping[str, Args]], centralised_critic: bool) -> None:
     """The command line of a PPO program: these presets, or any registered environment."""
     cli.main(
         program,
@@ -58,12 +59,35 @@ def for_env(env_id: str) -> Args:
     return Args(env, ppo=PPOConfig(eval_steps=eval_steps), run=RunConfig(num_seeds=4, total_steps=1_000_000))
 
 
-def presets(**policy: Any) -> dict[str, dict[str, Args]]:
-    """All tasks at both scales, with these fields of `PolicyConfig` changed."""
-    return {
-        name: {scale: replace(args, policy=replace(args.policy, **policy)) for scale, args in scales.items()}
-        for name, scales in TASKS.items()
-    }
+def presets(**policy: Any) -> Mapping[str, Mapping[str, Args]]:
+    """All tasks at both scales, with these fields of `PolicyConfig` changed; robots are built when asked for."""
+
+    def changed(scales: dict[str, Args]) -> dict[str, Args]:
+        return {scale: replace(args, policy=replace(args.policy, **policy)) for scale, args in scales.items()}
+
+    made = {name: lambda scales=scales: changed(scales) for name, scales in TASKS.items()}
+    return Lazy(made | {name: lambda robot=robot: changed(robot()) for name, robot in ROBOTS.items()})
+
+
+class Lazy(Mapping[str, Any]):
+    """A mapping whose values are made when they are first asked for: a robot's environment imports MuJoCo."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Any]]) -> None:
+        self._makers, self._made = dict(makers), {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            self._made[name] = self._makers[name]()
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
 
 
 # The paper trains these games by REINFORCE, with one hidden layer of 64; PPO and its settings are ours.
@@ -121,4 +145,50 @@ TASKS: dict[str, dict[str, Args]] = {
     },
     "dispersion": {"paper": _DISPERSION, "small": _DISPERSION_SMALL},
     "navigation": {"paper": _NAVIGATION, "small": _NAVIGATION_SMALL},
+}
+
+
+def _robot(env_id: str, **numbers: Any) -> dict[str, Args]:
+    """A MaMuJoCo task at both scales; `numbers` are fields of PPO's settings, by name.
+
+    Settings of HARL's MAPPO, which the paper's experiments come from. It also normalises observations and returns, has
+    a Huber loss and bounded standard deviations, which PPO here has not; there an agent sees the whole state, too.
+    """
+    hp = {name: numbers.pop(name) for name in ("learning_rate", "clip_epsilon", "entropy_coefficient")}
+    return {
+        "paper": Args(
+            env=envs_jax.make(env_id, obsk=None),
+            policy=PolicyConfig(hidden_sizes=(128, 128, 128), generate="actor"),
+            ppo=PPOConfig(num_envs=20, eval_episodes=40, **numbers),
+            hp=PPOHyperparameters(**hp, max_grad_norm=10.0, value_coefficient=1.0),
+            run=RunConfig(num_seeds=5, total_steps=10_000_000, num_evaluations=100, chunks=100),
+        ),
+        "small": Args(  # Ours.
+            env=envs_jax.make(env_id, obsk=1, physics="fast"),
+            policy=PolicyConfig(hidden_sizes=(64, 64), activation="tanh", generate="actor"),
+            ppo=PPOConfig(num_envs=64, num_steps=64, update_epochs=8, num_minibatches=8, eval_episodes=8),
+            hp=PPOHyperparameters(learning_rate=3e-4, entropy_coefficient=0.0),
+            run=RunConfig(num_seeds=2, total_steps=1_000_000, num_evaluations=10, chunks=20),
+        ),
+    }
+
+
+def _mappo(
+    learning_rate: float, clip_epsilon: float, epochs: int, minibatches: int, entropy: float, steps: int, anneal: bool
+) -> dict[str, Any]:
+    """A row of HARL's settings."""
+    return {
+        "learning_rate": learning_rate, "clip_epsilon": clip_epsilon, "entropy_coefficient": entropy,
+        "update_epochs": epochs, "num_minibatches": minibatches, "num_steps": steps, "anneal_learning_rate": anneal,
+    }  # fmt: skip
+
+
+ROBOTS: dict[str, Callable[[], dict[str, Args]]] = {
+    "halfcheetah_2x3": lambda: _robot("mamujoco/halfcheetah_2x3", **_mappo(5e-4, 0.05, 15, 1, 0.01, 200, False)),
+    "hopper_3x1": lambda: _robot("mamujoco/hopper_3x1", **_mappo(5e-4, 0.05, 10, 1, 0.0, 200, True)),
+    "ant_4x2": lambda: _robot("mamujoco/ant_4x2", **_mappo(5e-4, 0.1, 5, 1, 0.0, 200, False)),
+    "walker2d_2x3": lambda: _robot("mamujoco/walker2d_2x3", **_mappo(1e-3, 0.05, 5, 2, 0.0, 200, True)),
+    "humanoid_17x1": lambda: _robot("mamujoco/humanoid_17x1", **_mappo(5e-4, 0.1, 5, 1, 0.0, 100, True)),
+    # HARL has no MAPPO for the swimmer: the ant's settings.
+    "swimmer_10x2": lambda: _robot("mamujoco/manysegmentswimmer_10x2", **_mappo(5e-4, 0.1, 5, 1, 0.0, 200, False)),
 }

@@ -1,6 +1,7 @@
 """Multi-agent environments as pure JAX functions. `make`, `register`, `registered`; `envs_jax.testing.check_env`."""
 
 from envs_jax.base import MultiAgentEnv, Outcome, State
+from envs_jax.mamujoco.ids import ALIASES, IDS
 from envs_jax.registry import make, register, registered
 
 __all__ = ["MultiAgentEnv", "Outcome", "State", "make", "register", "registered"]
@@ -15,3 +16,5 @@ for _name in ("multiplication", "twin_peaks", "action_agreement"):
     register(f"polynomial/{_name}", f"envs_jax.games.polynomial:{_name.title().replace('_', '')}")
 for _name in ("cleanup", "harvest", "coins"):
     register(_name, f"envs_jax.ssd.{_name}:{_name.capitalize()}")
+for _name, _settings in {**IDS, **ALIASES}.items():
+    register(_name, "envs_jax.mamujoco.env:MaMujoco", **_settings)

@@ -22,6 +22,15 @@ def test_links_and_programs_exist():
 
 def test_table_lists_what_is_registered():
     import envs_jax
+    from envs_jax.mamujoco import IDS
+    from envs_jax.mamujoco.ids import NAMED
 
-    for name in envs_jax.registered():
-        assert f"`{name}`" in README, name
+    readme = README.replace("\\|", "|")  # as a table shows it
+    for name in set(envs_jax.registered()) - set(IDS):
+        assert f"`{name}`" in readme, name
+    # One row for all robots: it names each robot and each of its partitions.
+    row = re.search(r"^\| `mamujoco/<robot>_<partition>`.*$", readme, re.MULTILINE)
+    assert row is not None
+    for robot, partitions in NAMED.items():
+        named = re.search(rf"`{robot}` \(([^)]*)\)", row[0])
+        assert named is not None and named[1].split(", ") == list(partitions), robot

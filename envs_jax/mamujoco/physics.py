@@ -1,0 +1,227 @@
+"""One environment step of MJX: a scan over physics steps, with one traced evaluation of the dynamics.
+
+What is carried is `qpos`, `qvel`, `qacc_warmstart` and the few derived numbers that observations and rewards need, not
+MJX's whole `Data` (100 to 1500 bytes per environment instead of 3 to 60 kB).
+
+Derived numbers are those that MuJoCo leaves behind after its last physics step: computed before that step's
+integration (with RK4: in its fourth stage), so they lag behind `qpos` and `qvel`. Gymnasium uses them so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from mujoco import mjx
+from mujoco.mjx._src import collision_driver
+from mujoco.mjx._src.collision_primitive import _plane_sphere, collider
+
+mujoco: Any = import_module("mujoco")  # a C extension without types
+
+_RK4 = (np.array([0.0, 0.5, 0.5, 1.0]), np.array([1, 2, 2, 1]) / 6)
+"""Per stage, how far it reaches from the start, and its weight in the sum."""
+_AT_REST = ("cfrc_ext", "qfrc_actuator", "qfrc_constraint")
+"""What Gymnasium shows as zeros at the start of an episode."""
+
+
+class Bodies(NamedTuple):
+    """What is carried from step to step.
+
+    qpos: float[nq]; qvel: float[nv]; warmstart: float[nv], the last accelerations, where the solver starts.
+    derived: by name, see `derive`.
+    """
+
+    qpos: jax.Array
+    qvel: jax.Array
+    warmstart: jax.Array
+    derived: dict[str, jax.Array]
+
+
+def derived_shapes(mj: Any, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """The shapes of what `derive` gives."""
+    shapes = {
+        "torso": (3,),
+        "com": (2,),
+        "tip": (3,),
+        "site": (3,),
+        "cinert": (mj.nbody, 10),
+        "cvel": (mj.nbody, 6),
+        "cfrc_ext": (mj.nbody, 6),
+        "qfrc_actuator": (mj.nv,),
+        "qfrc_constraint": (mj.nv,),
+        "ten_J": (mj.nv,),
+        "ten_length": (1,),
+        "ten_velocity": (1,),
+    }
+    return {name: shapes[name] for name in names}
+
+
+def derive(mj: Any, model: Any, data: Any, names: Sequence[str]) -> dict[str, jax.Array]:
+    """Numbers of an `mjx.Data`, by MuJoCo's names; of our own are
+
+    torso: position of the first body; com: the mass centre's x and y; tip: from Reacher's target to its fingertip;
+    site: position of the first site.
+    """
+
+    def one(name: str) -> jax.Array:
+        match name:
+            case "torso":
+                return data.xpos[1]
+            case "com":
+                mass = model.body_mass[:, None]
+                return (jnp.sum(mass * data.xipos, axis=0) / jnp.sum(mass))[:2]
+            case "tip":
+                return data.xpos[mj.body("fingertip").id] - data.xpos[mj.body("target").id]
+            case "site":
+                return data.site_xpos[0]
+            case "cfrc_ext":
+                return mjx.rne_postconstraint(model, data)._impl.cfrc_ext  # type: ignore[union-attr]
+            case "ten_J":
+                return data._impl.ten_J[0]
+            case "ten_length":
+                return data.ten_length
+            case "cinert" | "ten_velocity":
+                return getattr(data._impl, name)
+            case _:
+                return getattr(data, name)
+
+    return {name: one(name) for name in names}
+
+
+def at_rest(mj: Any, model: Any, data: Any, names: Sequence[str], qpos: jax.Array, qvel: jax.Array) -> dict:
+    """Derived numbers at the start of an episode: positions and velocities of bodies, and no dynamics."""
+    shapes = derived_shapes(mj, names)
+    zeros = {name: jnp.zeros(shapes[name], qpos.dtype) for name in names if name in _AT_REST}
+    moving = [name for name in names if name not in zeros and name != "torso"]
+    found = {"torso": qpos[:3]} if "torso" in names else {}
+    if moving:
+        data = mjx.kinematics(model, data.replace(qpos=qpos, qvel=qvel))
+        data = mjx.com_pos(model, data)
+        if model.ntendon:
+            data = mjx.tendon(model, data)
+            velocity = data._impl.ten_J @ qvel
+            data = data.tree_replace({"_impl.ten_velocity": velocity})
+        data = mjx.com_vel(model, data)
+        found |= derive(mj, model, data, moving)
+    return {name: zeros[name] if name in zeros else found[name] for name in names}
+
+
+def advance(
+    mj: Any, model: Any, data: Any, bodies: Bodies, ctrl: jax.Array, frame_skip: int, names: Sequence[str]
+) -> Bodies:
+    """`frame_skip` physics steps under `ctrl` [nu], which MuJoCo clips to its range."""
+    one_step = _rk4 if mj.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4 else _mjx_step
+
+    def step(bodies: Bodies, _: None) -> tuple[Bodies, None]:
+        after = one_step(mj, model, data.replace(ctrl=ctrl), bodies, names)
+        return _like(after, bodies), None
+
+    with _capsules_as_in_mujoco():
+        return jax.lax.scan(step, bodies, None, frame_skip)[0]
+
+
+def _mjx_step(mj: Any, model: Any, data: Any, bodies: Bodies, names: Sequence[str]) -> Bodies:
+    data = data.replace(qpos=bodies.qpos, qvel=bodies.qvel, qacc_warmstart=bodies.warmstart)
+    after = mjx.step(model, data)
+    return Bodies(after.qpos, after.qvel, after.qacc_warmstart, derive(mj, model, after, names))
+
+
+def _rk4(mj: Any, model: Any, data: Any, bodies: Bodies, names: Sequence[str]) -> Bodies:
+    """RK4 as a scan over its stages. MJX's own traces the dynamics twice and unrolls: twice the compile time."""
+    dt = model.opt.timestep
+
+    def stage(carry: tuple, coefficients: tuple[jax.Array, jax.Array]) -> tuple[tuple, None]:
+        qvel, qacc, sum_qvel, sum_qacc, _ = carry
+        reach, weight = coefficients
+        qpos = _move(mj, bodies.qpos, reach * qvel, dt)
+        qvel = bodies.qvel + reach * qacc * dt
+        at = data.replace(qpos=qpos, qvel=qvel, qacc_warmstart=bodies.warmstart)
+        at = mjx.forward(model, at)
+        derived = derive(mj, model, at, names)
+        new = (qvel, at.qacc, sum_qvel + weight * qvel, sum_qacc + weight * at.qacc, derived)
+        return _like(new, carry), None
+
+    zeros = jnp.zeros_like(bodies.qvel)
+    first = (bodies.qvel, zeros, zeros, zeros, bodies.derived)
+    reaches, weights = (jnp.asarray(column, bodies.qpos.dtype) for column in _RK4)
+    (_, qacc, sum_qvel, sum_qacc, derived), _ = jax.lax.scan(stage, first, (reaches, weights))
+    return Bodies(_move(mj, bodies.qpos, sum_qvel, dt), bodies.qvel + sum_qacc * dt, qacc, derived)
+
+
+def _move(mj: Any, qpos: jax.Array, qvel: jax.Array, dt: jax.Array) -> jax.Array:
+    """`qpos` after `dt` at `qvel`; only a first joint may be free, all others are hinges and slides."""
+    if mj.jnt_type[0] != mujoco.mjtJoint.mjJNT_FREE:
+        return qpos + dt * qvel
+    place = qpos[:3] + dt * qvel[:3]
+    turn = dt * qvel[3:6]
+    square = jnp.sum(jnp.square(turn))
+    angle = jnp.sqrt(jnp.where(square > 0, square, 1))
+    axis = jnp.where(square > 0, jnp.sin(angle / 2) / angle, 0.5) * turn
+    w, v = jnp.where(square > 0, jnp.cos(angle / 2), 1), axis
+    a, b = qpos[3], qpos[4:7]
+    quat = jnp.concatenate([(a * w - jnp.dot(b, v))[None], a * v + w * b + jnp.cross(b, v)])
+    quat = quat / jnp.linalg.norm(quat)
+    return jnp.concatenate([place, quat, qpos[7:] + dt * qvel[6:]])
+
+
+def _like(new: Any, old: Any) -> Any:
+    """`new` in the dtypes of `old`, so that it can be carried by a scan."""
+    return jax.tree.map(lambda a, b: a.astype(b.dtype), new, old)
+
+
+def diverged(bodies: Bodies) -> jax.Array:
+    """Whether positions, velocities or anything else ran away or is not a number, bool[]."""
+    leaves = jax.tree.leaves(bodies)
+    finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])
+    bounded = jnp.stack([jnp.all(jnp.abs(leaf) < 1e6) for leaf in (bodies.qpos, bodies.qvel)])
+    return ~(jnp.all(finite) & jnp.all(bounded))
+
+
+# --- The contact frame of a capsule on a plane ---
+
+
+def _plane_capsule(plane: Any, capsule: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Contacts at a capsule's two ends: distance [2], position [2, 3], frame [2, 3, 3].
+
+    The first tangent is the capsule's axis along the plane, however steep the capsule. MJX takes a fixed direction
+    beyond 60°, and a pyramidal friction cone then gives another force (an Ant's legs are that steep).
+    """
+    normal, axis = plane.mat[:, 2], capsule.mat[:, 2]
+    along = axis - normal * jnp.dot(normal, axis)
+    square = jnp.sum(jnp.square(along))
+    upright = square < 1e-30
+    tangent = jnp.where(upright, jnp.eye(3, dtype=along.dtype)[0], along / jnp.sqrt(jnp.where(upright, 1, square)))
+    frame = jnp.stack([normal, tangent, jnp.cross(normal, tangent)])
+    half = axis * capsule.size[1]
+    ends = [_plane_sphere(normal, plane.pos, capsule.pos + end, capsule.size[0]) for end in (half, -half)]
+    distance, position = (jnp.stack(parts) for parts in zip(*ends, strict=True))
+    return distance, position, jnp.stack([frame, frame])
+
+
+_LOCK = threading.RLock()
+
+
+@lru_cache
+def _corrected() -> Any:
+    return collider(ncon=2)(_plane_capsule)
+
+
+@contextlib.contextmanager
+def _capsules_as_in_mujoco() -> Iterator[None]:
+    """Traces MJX with the frame above; other users of MJX in this process keep theirs."""
+    table = collision_driver._COLLISION_FUNC
+    key = (mjx.GeomType.PLANE, mjx.GeomType.CAPSULE)
+    with _LOCK:
+        theirs = table[key]
+        table[key] = _corrected()
+        try:
+            yield
+        finally:
+            table[key] = theirs

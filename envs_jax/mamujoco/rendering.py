@@ -1,0 +1,58 @@
+"""Pictures by MuJoCo's own renderer, with each agent's limbs in its colour."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from envs_jax import drawing
+
+mujoco: Any = import_module("mujoco")  # a C extension without types
+
+_NO_GL = (
+    "render: MuJoCo found no OpenGL ({error}). Without a screen, set MUJOCO_GL=egl (a GPU's driver, or the package"
+    " libegl1) or MUJOCO_GL=osmesa (the package libosmesa6) before mujoco is imported"
+)
+
+
+def render(
+    mj: Any, qpos: np.ndarray, parts: tuple[tuple[int, ...], ...], width: int = 480, height: int = 360
+) -> np.ndarray:
+    """A picture of a robot at `qpos` [nq], uint8[height, width, 3], in which `parts` are the agents' actuators.
+
+    Raises RuntimeError where MuJoCo cannot draw, saying what to install.
+    """
+    renderer, painted = _renderer(mj, parts, width, height)
+    data = mujoco.MjData(painted)
+    data.qpos[:] = qpos
+    mujoco.mj_forward(painted, data)
+    renderer.update_scene(data, camera=0 if painted.ncam else -1)
+    return renderer.render()
+
+
+def paint(mj: Any, parts: tuple[tuple[int, ...], ...]) -> Any:
+    """A copy of the model with the bodies that a joint moves in the colour of the agent that drives it."""
+    import copy
+
+    painted = copy.copy(mj)
+    owner = {int(mj.jnt_bodyid[mj.actuator_trnid[a, 0]]): i for i, part in enumerate(parts) for a in part}
+    for geom in range(mj.ngeom):
+        body = int(mj.geom_bodyid[geom])
+        while body and body not in owner:
+            body = int(mj.body_parentid[body])
+        if body:
+            painted.geom_rgba[geom, :3] = drawing.to_rgb(drawing.agent_color(owner[body]))
+            painted.geom_matid[geom] = -1
+    return painted
+
+
+@lru_cache(maxsize=8)
+def _renderer(mj: Any, parts: tuple[tuple[int, ...], ...], width: int, height: int) -> tuple[Any, Any]:
+    painted = paint(mj, parts)
+    try:
+        return mujoco.Renderer(painted, height, width), painted
+    except Exception as error:  # each of GLFW, EGL and OSMesa fails in its own way
+        raise RuntimeError(_NO_GL.format(error=error)) from error

@@ -1,0 +1,226 @@
+"""`faithful` against C MuJoCo, what breaks and what may vary. One compiled step per robot, shared by its tests."""
+
+import compare
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from envs_jax.mamujoco import models, physics
+from envs_jax.mamujoco.env import MaMujoco
+from envs_jax.mamujoco.options import FAITHFUL, FAST, Physics
+
+# Largest errors in float32 after one and after ten environment steps, about five times what was measured.
+BOUNDS = {
+    "halfcheetah": (5e-6, 4e-4, 2e-3, 2e-1),
+    "ant": (2e-6, 2e-5, 2e-4, 4e-3),
+    "hopper": (1e-6, 2e-5, 2e-6, 3e-5),
+    "walker2d": (5e-6, 1e-3, 3e-5, 1e-3),
+    "swimmer": (1e-6, 1e-5, 5e-6, 2e-5),
+    "reacher": (1e-6, 5e-6, 2e-6, 5e-5),
+    "inverteddoublependulum": (2e-6, 2e-5, 3e-5, 2e-4),
+    "coupledhalfcheetah": (5e-6, 2e-4, 1e-3, 1e-1),
+    "manysegmentswimmer": (1e-6, 3e-5, 2e-5, 5e-5),
+    "manysegmentant": (1e-6, 5e-5, 2e-2, 3e0),  # one state of the eight meets a contact within the ten steps
+    "invertedpendulum": (5e-7, 2e-6, 6e-6, 3e-5),
+    "humanoid": (3e-6, 3e-4, 3e-5, 1e-3),
+    "humanoidstandup": (1e-6, 6e-5, 4e-6, 2e-4),
+}
+
+
+@pytest.mark.parametrize("robot", BOUNDS)
+def test_faithful_is_c_mujoco(robot):
+    errors = compare.errors(compare.make(robot), steps=10)
+    one, ten = errors[0], errors[9]
+    # Contact forces are hundreds of newtons where the humanoids stand.
+    bounds = dict(zip(("qpos", "qvel"), BOUNDS[robot][:2], strict=True)) | {"cfrc_ext": 5e-2}
+    for name, error in one.items():  # derived numbers too, as they stand after the last physics step
+        assert error.max() < bounds.get(name, 5e-3), (name, error)
+    assert ten["qpos"].max() < BOUNDS[robot][2] and ten["qvel"].max() < BOUNDS[robot][3], ten
+
+
+@pytest.mark.parametrize("robot", ["halfcheetah", "ant"])
+def test_faithful_is_c_mujoco_to_rounding_in_float64(robot):
+    with jax.enable_x64(True):
+        errors = compare.errors(compare.make(robot, "float64"), steps=1)
+    for name, error in errors[0].items():
+        assert error.max() < 1e-10, (name, error)
+
+
+def test_a_capsule_on_end_has_mujocos_contact_frame():
+    """MJX's own frame is another one beyond 60 degrees, and an Ant's friction with it."""
+    import mujoco
+    from mujoco.mjx._src.collision_primitive import plane_capsule
+    from mujoco.mjx._src.collision_types import GeomInfo
+
+    def gap(angle: float, ours: bool) -> float:
+        xml = f"""<mujoco><worldbody><geom name="floor" type="plane" size="1 1 1"/>
+            <body pos="0 0 .05" euler="20 {angle} 0"><freejoint/><geom type="capsule" size=".1 .2"/></body>
+            </worldbody></mujoco>"""
+        mj = mujoco.MjModel.from_xml_string(xml)
+        data = mujoco.MjData(mj)
+        mujoco.mj_forward(mj, data)
+        assert data.ncon
+        plane, capsule = (
+            GeomInfo(jnp.asarray(data.geom_xpos[i]), jnp.asarray(data.geom_xmat[i].reshape(3, 3)), mj.geom_size[i])
+            for i in (0, 1)
+        )
+        if not ours:
+            distance, _, frame = jax.tree.leaves(_raw(plane_capsule, plane, capsule))
+        else:
+            distance, _, frame = physics._plane_capsule(plane, capsule)
+        deepest = int(np.argmin(distance))
+        lowest = int(np.argmin(data.contact.dist))
+        return float(np.abs(np.asarray(frame)[deepest].reshape(-1) - data.contact.frame[lowest]).max())
+
+    for angle in (10, 40, 70, 88):
+        assert gap(angle, ours=True) < 1e-6, angle
+    assert max(gap(angle, ours=False) for angle in (10, 40, 70, 88)) > 0.1
+
+
+def _raw(collide, plane, capsule):
+    """MJX's collision function on one pair: it is wrapped for a model and its data."""
+    import types
+
+    stacked = [jnp.stack([getattr(plane, name), getattr(capsule, name)]) for name in ("pos", "mat")]
+    data = types.SimpleNamespace(geom_xpos=stacked[0], geom_xmat=stacked[1])
+    model = types.SimpleNamespace(geom_size=jnp.stack([jnp.asarray(plane.size), jnp.asarray(capsule.size)]))
+    return collide(model, data, None, jnp.array([[0, 1]]))
+
+
+def test_mjx_keeps_its_own_frame_for_others():
+    from mujoco import mjx
+    from mujoco.mjx._src import collision_driver
+    from mujoco.mjx._src.collision_primitive import plane_capsule
+
+    with physics._capsules_as_in_mujoco():
+        assert collision_driver._COLLISION_FUNC[mjx.GeomType.PLANE, mjx.GeomType.CAPSULE] is not plane_capsule
+    assert collision_driver._COLLISION_FUNC[mjx.GeomType.PLANE, mjx.GeomType.CAPSULE] is plane_capsule
+
+
+@pytest.mark.parametrize("physics_name", ["faithful", "fast"])
+def test_presets(physics_name):
+    """Contacts exist (MJX reads a wrong number of them where another one comes first); no default is left in."""
+    table = {"faithful": FAITHFUL, "fast": FAST}[physics_name]
+    for robot in ("halfcheetah", "ant", "hopper", "walker2d", "humanoid"):
+        env = MaMujoco(robot=robot, partition="single", physics=physics_name)
+        sim = env._parts.sim
+        slots = sim.data._impl.contact.dist.shape[0]
+        # One limit for each kind of friction; a robot that touches itself has two kinds.
+        assert 0 < slots <= 2 * (table[robot].max_contact_points or 100), robot
+        assert sim.model.opt.ls_iterations == table[robot].ls_iterations <= 8
+        assert sim.model.opt.iterations == table[robot].iterations <= 6
+        import mujoco
+
+        damped = not sim.mj.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_EULERDAMP
+        assert damped == table[robot].eulerdamp
+    assert FAITHFUL["halfcheetah"].eulerdamp and FAITHFUL["ant"].integrator == "rk4"
+
+
+def test_models_have_gymnasiums_parameters():
+    gymnasium = pytest.importorskip("gymnasium")
+    from pathlib import Path
+
+    import mujoco
+
+    folder = Path(gymnasium.__file__).parent / "envs/mujoco/assets"
+    fields = "body_mass body_inertia body_pos body_quat body_ipos geom_size geom_pos geom_quat geom_friction"
+    fields += (
+        " geom_solref geom_solimp geom_margin geom_condim geom_contype geom_conaffinity jnt_range jnt_axis jnt_pos"
+    )
+    fields += " jnt_stiffness jnt_margin dof_damping dof_armature actuator_gear actuator_ctrlrange actuator_trnid qpos0"
+    files = {"half_cheetah": "halfcheetah", "walker2d_v5": "walker2d", "walker2d": "walker2d"}
+    files |= {name: name for name in ("ant", "hopper", "swimmer", "humanoid", "humanoidstandup", "reacher")}
+    files |= {f"inverted_{name}": f"inverted{name.replace('_', '')}" for name in ("pendulum", "double_pendulum")}
+    for file, robot in files.items():
+        theirs = mujoco.MjModel.from_xml_path(str(folder / f"{file}.xml"))
+        ours = models.mj_model(robot, 0, "v4" if file == "walker2d" else "v5")
+        for field in fields.split():
+            a, b = getattr(ours, field), getattr(theirs, field)
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-12, err_msg=f"{file} {field}")
+        for field in ("timestep", "integrator", "gravity", "density", "viscosity", "solver", "iterations", "cone"):
+            np.testing.assert_array_equal(
+                getattr(ours.opt, field), getattr(theirs.opt, field), err_msg=f"{file} {field}"
+            )
+
+
+def test_generated_robots_grow():
+    for segments in (1, 2, 7):
+        swimmer, ant = (models.mj_model(f"manysegment{name}", segments) for name in ("swimmer", "ant"))
+        assert (swimmer.nu, ant.nu) == (segments, 4 * segments)
+    two, plain = models.mj_model("manysegmentswimmer", 2), models.mj_model("swimmer")
+    for field in ("body_mass", "body_pos", "jnt_range", "dof_armature", "actuator_gear", "jnt_axis"):
+        np.testing.assert_array_equal(getattr(two, field), getattr(plain, field))
+
+
+# --- Divergence ---
+
+
+def test_broken_physics_ends_that_episode_only():
+    env = compare.make("halfcheetah")
+    datas, _ = compare.c_states(env, 8)
+    state = compare.ours(env, datas)
+    broken = np.array([1, 4, 6])
+    qvel = np.array(state.qvel)
+    qvel[1, 3], qvel[4], qvel[6, 0] = np.nan, np.inf, 3e38
+    actions = jnp.zeros((8, 6))
+    sound, expected = compare.step_of(env)(state, actions)
+    after, outcome = compare.step_of(env)(state.replace(qvel=jnp.asarray(qvel)), actions)
+    np.testing.assert_array_equal(outcome.info["diverged"][:, 0].nonzero()[0], broken)
+    assert outcome.terminated[broken].all() and not outcome.reward[broken].any()
+    assert all(not leaf[broken].any() for leaf in outcome.info.values() if leaf is not outcome.info["diverged"])
+    others = np.setdiff1d(np.arange(8), broken)
+    assert not outcome.terminated[others].any()
+    np.testing.assert_array_equal(outcome.reward[others], expected.reward[others])
+    np.testing.assert_array_equal(after.qpos[others], sound.qpos[others])
+
+
+def test_actions_that_are_not_numbers_do_not_stay():
+    env = compare.make("halfcheetah")
+    state = compare.ours(env, compare.c_states(env, 8)[0])
+    actions = np.zeros((8, 6), np.float32)
+    actions[2, 1] = np.nan
+    after, outcome = compare.step_of(env)(state, jnp.asarray(actions))
+    assert outcome.terminated[2] and outcome.reward[2, 0] == 0 and outcome.info["diverged"].sum() == 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((after, outcome)))
+
+
+# --- Own models ---
+
+
+def heavier(key, model):
+    return {"body_mass": model.body_mass * jax.random.uniform(key, (), minval=0.5, maxval=2.0)}
+
+
+def test_each_environment_can_have_its_own_model():
+    env = MaMujoco(partition="single", obsk=None, physics="fast", randomise=heavier)
+    plain = MaMujoco(partition="single", obsk=None, physics="fast")
+    keys = jax.random.split(jax.random.key(0), 3)
+    state = jax.vmap(env.init)(keys)
+    masses = np.asarray(state.model["body_mass"]).sum(axis=1)
+    assert np.ptp(masses) > 1
+    same = state.replace(qpos=jnp.tile(state.qpos[:1], (3, 1)), qvel=jnp.tile(state.qvel[:1], (3, 1)))
+    after, _ = compare.step_of(env)(same, jnp.ones((3, 6)))
+    assert np.ptp(np.asarray(after.qvel), axis=0).max() > 1e-3
+    unit = same.replace(model={"body_mass": jnp.tile(plain._parts.sim.model.body_mass, (3, 1))})
+    ours, _ = compare.step_of(env)(unit, jnp.ones((3, 6)))
+    theirs, _ = compare.step_of(plain)(same.replace(model={}), jnp.ones((3, 6)))
+    np.testing.assert_allclose(ours.qvel, theirs.qvel, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("give", "message"),
+    [(lambda key, model: {"mass": 1.0}, "'mass'"), (lambda key, model: {"body_mass": jnp.ones(3)}, "of shape")],
+)
+def test_wrong_randomisation(give, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(MaMujoco(physics="fast", randomise=give).init, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"integrator": "verlet"}, {"iterations": 0}, {"ls_iterations": 0}, {"max_contact_points": 0}]
+)
+def test_wrong_physics(settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=name):
+        Physics(**settings)
