@@ -1,4 +1,4 @@
-"""Records transitions and observations of Gymnasium-Robotics' MaMuJoCo, for `tests/envs_jax/mamujoco/test_robots_parity.py`.
+"""Records transitions and observations of Gymnasium-Robotics' MaMuJoCo for `test_robots_parity.py`.
 
 Run it in an environment of its own, from the repository's root:
 
