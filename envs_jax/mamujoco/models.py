@@ -5,7 +5,9 @@ MuJoCo is imported here, and this module only where an environment is made.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import xml.etree.ElementTree as ET
 from functools import lru_cache
 from importlib import import_module
@@ -76,7 +78,8 @@ def mj_model(robot: str, segments: int = 0, version: str = "v5", physics: Physic
 @lru_cache
 def simulation(robot: str, segments: int, version: str, physics: Physics, precision: str) -> Simulation:
     """The robot compiled for MJX."""
-    from mujoco import mjx
+    with contextlib.redirect_stdout(io.StringIO()):  # MJX prints that it has no warp
+        from mujoco import mjx
 
     mj = mj_model(robot, segments, version, physics)
     with jax.ensure_compile_time_eval(), jax.enable_x64(precision == "float64"):

@@ -10,6 +10,7 @@ integration (with RK4: in its fourth stage), so they lag behind `qpos` and `qvel
 from __future__ import annotations
 
 import contextlib
+import io
 import threading
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -19,9 +20,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from mujoco import mjx
-from mujoco.mjx._src import collision_driver
-from mujoco.mjx._src.collision_primitive import _plane_sphere, collider
+
+with contextlib.redirect_stdout(io.StringIO()):  # MJX prints that it has no warp
+    from mujoco import mjx
+    from mujoco.mjx._src import collision_driver
+    from mujoco.mjx._src.collision_primitive import _plane_sphere, collider
 
 mujoco: Any = import_module("mujoco")  # a C extension without types
 
