@@ -30,6 +30,6 @@ fi
 echo "installing into .venv (once; a few minutes) ..."
 # PIP_CONSTRAINT reaches the build environment, too.
 PIP_CONSTRAINT=$PWD/constraints.txt .venv/bin/python -m pip install --disable-pip-version-check \
-    --editable '.[dev]' >.venv/install.log 2>&1 ||
+    --editable '.[data,dev]' >.venv/install.log 2>&1 ||
     fail "installing failed; is there a network? pip says: $(grep -iE '^(error|.*Error:)' .venv/install.log | tail -n 1 | cut -c 1-200) (all of it: .venv/install.log)"
 echo "$wanted" >.venv/installed
