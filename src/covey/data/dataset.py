@@ -205,7 +205,10 @@ class Statistics(NamedTuple):
 
 
 def statistics(dataset: Dataset) -> Statistics:
-    """Per dimension, over all rows that hold a step (episodes' last rows are left out), in float64. On the host."""
+    """Per dimension, over all rows that hold a step (episodes' last rows are left out), in float64. On the host.
+
+    Padding is constant 0.
+    """
     return Statistics(*(_leaf_statistics(dataset, name) for name in Statistics._fields))
 
 

@@ -198,6 +198,13 @@ def test_omiga_flags_as_they_are_and_an_episode_cut_by_the_file(tmp_path):
     np.testing.assert_array_equal(data.action[~np.isin(np.arange(9), [3, 8])], arrays["a"][[0, 1, 2, 4, 5, 6, 7]])
 
 
+def test_omiga_leaves_out_an_episode_of_one_row(tmp_path):
+    arrays = {name: x[:12] for name, x in omiga_arrays().items()}
+    data = load_omiga(write_hdf5(tmp_path / "a.hdf5", arrays), time_limit=6)
+    assert data.length.tolist() == [3, 6]
+    np.testing.assert_array_equal(data.obs, arrays["o"][:11])
+
+
 def test_omiga_errors(tmp_path):
     good = omiga_arrays()
     cases = {

@@ -22,8 +22,9 @@ def load_omiga(path: str | Path, *, time_limit: int | None = 1000, clip: float |
 
     time_limit: in steps; episodes of that length are truncated, all others that end with d = 1 terminated. None takes
     every d = 1 for a termination. A last episode without d = 1 is truncated, and its last row is what was seen after
-    its last step. clip: actions, of which some exceed the bounds, are clipped to [-clip, clip]. The state is agent 0's
-    `s`, which differs between agents by their ids alone. Raises DataError; needs h5py.
+    its last step; if that is its only row, it is left out. clip: actions, of which some exceed the bounds, are clipped
+    to [-clip, clip]. The state is agent 0's `s`, which differs between agents by their ids alone. Raises DataError;
+    needs h5py.
     """
     path = Path(path)
     h5py = optional("h5py", path)
@@ -49,6 +50,8 @@ def load_omiga(path: str | Path, *, time_limit: int | None = 1000, clip: float |
         raise wrong(path, "d", "0 and 1 alone", np.unique(d)[:5])
 
     final = d[:, 0].astype(bool)
+    if rows > 1 and final[-2] and not final[-1]:  # an episode of which the file holds the first row alone
+        s, o, a, r, final = (x[:-1] for x in (s, o, a, r, final))
     flagged_last = bool(final[-1])
     final[-1] = True
     last = np.flatnonzero(final)
