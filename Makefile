@@ -18,7 +18,7 @@ run_or_resume = if [ -e $(2)/config.json ]; then args="--resume $(2)"; else args
 	$(BIN)/python $(1) $$args
 
 .PHONY: train
-train: setup ## Train HyperMARL-IPPO and its baselines on Dispersion, 8 seeds each (five minutes on two cores)
+train: setup ## Train HyperMARL-IPPO and its baselines on Dispersion, 8 seeds each (seven minutes on two cores)
 	@$(call run_or_resume,algos/hypermarl_ippo.py dispersion --preset-scale small --hypernet-init exact,$(RUNS)/hypermarl_ippo)
 	@$(call run_or_resume,baselines/ippo.py dispersion --preset-scale small --sharing fups_id,$(RUNS)/ippo_fups_id)
 	@$(call run_or_resume,baselines/ippo.py dispersion --preset-scale small --sharing nops,$(RUNS)/ippo_nops)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-import envs_jax
 from algos import dilemmas
 from algos.dilemmas import MethodName, SocialConfig
-from covey.experiment import RunConfig, cli
+from covey.experiment import RunConfig
 from covey.experiment.cli import Job
 from covey.learners.recurrent_q import (
     RecurrentQ,
@@ -22,6 +22,7 @@ from covey.learners.recurrent_q import (
     RecurrentQHyperparameters,
     SocialRecurrentQHyperparameters,
 )
+from covey.learners.replay import planned
 from covey.policies import PolicyConfig
 
 
@@ -45,30 +46,17 @@ def build(args: Args) -> Job:
     learner = RecurrentQ(args.env, args.policy, args.q, reward)
     learner.check(hp)
     if not args.run.quiet:
-        print(
-            f"replay: {args.q.buffer_sequences} sequences of {args.q.num_steps} steps, "
-            f"{learner.replay_bytes() / 2**20:.3g} MiB per seed, "
-            f"{learner.replay_bytes(args.run.num_seeds) / 2**20:.3g} MiB in all (checkpoints hold it, too)"
-        )
+        what = f"{args.q.buffer_sequences} sequences of {args.q.num_steps} steps"
+        print(planned(what, learner.replay_bytes(), args.run.num_seeds))
     return Job(learner, hp)
 
 
-def main(program: str, doc: str | None, presets: dict[str, dict[str, Args]]) -> None:
-    """The command line of a program: these presets, or any registered environment."""
-    cli.main(program, doc, presets, build=build, for_env=for_env(presets), env_ids=envs_jax.registered())
+def general(env: Any) -> Args:
+    """General settings for an environment."""
+    return replace(_SMALL, env=env, q=replace(_SMALL.q, eval_steps=None if env.max_steps else 128))
 
 
-def for_env(presets: dict[str, dict[str, Args]]) -> Any:
-    """General settings for any registered environment, with the method of these presets."""
-    method = next(iter(next(iter(presets.values())).values())).social.method
-
-    def settings(env_id: str) -> Args:
-        env = envs_jax.make(env_id)
-        q = replace(_SMALL.q, eval_steps=None if env.max_steps else 128)
-        run = RunConfig(num_seeds=4, total_steps=1_000_000)
-        return replace(_SMALL, env=env, social=SocialConfig(method, numbers="default"), q=q, run=run)
-
-    return settings
+main = partial(dilemmas.main, build=build, general=general)
 
 
 def presets(method: MethodName) -> dict[str, dict[str, Args]]:

@@ -18,6 +18,7 @@ from algos.tasks import Lazy
 from covey.experiment import RunConfig, cli
 from covey.experiment.cli import Job
 from covey.learners.matd3 import MATD3, MATD3Config, MATD3Hyperparameters
+from covey.learners.replay import planned
 from covey.policies import PolicyConfig
 
 
@@ -37,10 +38,7 @@ def build(args: Args) -> Job:
     learner = MATD3(args.env, args.policy, args.matd3)
     learner.check()  # Raises ValueError now for networks that do not fit together.
     if not args.run.quiet:
-        print(
-            f"replay: {args.matd3.buffer_size} steps, {learner.replay_bytes() / 2**20:.3g} MiB per seed, "
-            f"{learner.replay_bytes(args.run.num_seeds) / 2**20:.3g} MiB in all (checkpoints hold it, too)"
-        )
+        print(planned(f"{args.matd3.buffer_size} steps", learner.replay_bytes(), args.run.num_seeds))
     return Job(learner, args.hp)
 
 

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import tyro
 from timing import compile_once, spread, time_calls, write_table
 
-from covey.learners.ppo import PPO, Batch, PPOConfig, PPOHyperparameters, _adam
+from covey.learners import gradients
+from covey.learners.ppo import PPO, Batch, PPOConfig, PPOHyperparameters
 from covey.policies import PolicyConfig
 from covey.policies.hypernet import Hypernetwork
 from envs_jax.base import MultiAgentEnv, State, flat_box, start_clock
@@ -114,8 +115,9 @@ def main(args: Args) -> None:
             batch = make_batch(learner, jax.random.key(1))
 
             def optimiser(carry, learner=learner):
-                grads, _ = learner._clip(carry.params, carry.hp.max_grad_norm)
-                updates, state = _adam(carry.hp).update(grads, carry.optimizer)
+                scheme = learner.actor_critic.scheme
+                grads, _ = gradients.clip(carry.params, carry.hp.max_grad_norm, scheme, learner.env.num_agents)
+                updates, state = gradients.adam(carry.hp).update(grads, carry.optimizer)
                 return jax.tree.map(lambda p, u: p - 1e-3 * u, carry.params, updates), state
 
             programs[sharing] = (

@@ -222,8 +222,9 @@ class Cleanup(ArmedDilemma):
 
     @functools.cached_property
     def ground_slots(self) -> np.ndarray:
-        slot = orchard.slots(self.board)
-        slot[self.board.waste_cells] = orchard.num_codes(self.board) + np.arange(len(self.board.waste_cells))
+        board = self.board
+        slot = board.slots(board.apple_cells)
+        slot[board.waste_cells] = len(board.apple_cells) + len(maps.BARE) + np.arange(len(board.waste_cells))
         return slot
 
     def ground_codes(self, state: CleanupState) -> jax.Array:

@@ -128,14 +128,11 @@ class Coins(SocialDilemma):
 
     @functools.cached_property
     def ground_slots(self) -> np.ndarray:
-        board = self.board
-        slot = len(board.coin_cells) + board.ground.astype(np.int32)
-        slot[board.coin_cells] = np.arange(len(board.coin_cells))
-        return slot
+        return self.board.slots(self.board.coin_cells)
 
     def ground_codes(self, state: CoinsState) -> jax.Array:
         coin = jnp.where(state.coin > 0, state.coin + (maps.OWN_COIN - 1), maps.FLOOR).astype(jnp.uint8)
-        return jnp.concatenate([coin, np.arange(maps.RIVER + 1, dtype=np.uint8)])
+        return jnp.concatenate([coin, maps.BARE])
 
     def own_view(self, seen: jax.Array) -> jax.Array:
         own = jnp.arange(maps.OWN_COIN, maps.OWN_COIN + self.num_agents, dtype=jnp.uint8)[:, None, None]

@@ -146,7 +146,7 @@ class Harvest(ArmedDilemma):
 
     @functools.cached_property
     def ground_slots(self) -> np.ndarray:
-        return orchard.slots(self.board)
+        return self.board.slots(self.board.apple_cells)
 
     def ground_codes(self, state: HarvestState) -> jax.Array:
         return orchard.codes(state.apple)

@@ -32,6 +32,8 @@ NUM_GROUNDS, NUM_AGENTS = 9, 8
 """How many codes there are for the ground, and for who is there."""
 
 ALPHABET = "W PQAC~HF"
+BARE = np.arange(RIVER + 1, dtype=np.uint8)
+"""What bare ground can be, with the code 0."""
 _FOLDER = Path(__file__).parent / "maps"
 
 
@@ -74,6 +76,12 @@ class Board:
         index = np.full(self.num_cells + 1, len(cells), np.int32)
         index[cells] = np.arange(len(cells), dtype=np.int32)
         return index
+
+    def slots(self, cells: np.ndarray) -> np.ndarray:
+        """int32[cells + 1]: where each cell's code is in a list of those of `cells`, then those of each bare ground."""
+        slot = len(cells) + self.ground.astype(np.int32)
+        slot[cells] = np.arange(len(cells))
+        return slot
 
     def neighbours(self, cells: np.ndarray, squared_distance: float) -> np.ndarray:
         """int32[len(cells), K]: for each of `cells`, the places in `cells` of the others within that squared

@@ -32,19 +32,6 @@ def collect(state: Any, cells: np.ndarray) -> tuple[Any, jax.Array, dict[str, ja
     return state, ate * state.roles.apple_reward, {"apples": ate.astype(jnp.int32)}
 
 
-def slots(board: maps.Board) -> np.ndarray:
-    """int32[cells + 1]: where each cell's code is in `codes`: first the apple cells, then the kinds of bare ground."""
-    slot = len(board.apple_cells) + board.ground.astype(np.int32)
-    slot[board.apple_cells] = np.arange(len(board.apple_cells))
-    return slot
-
-
-def num_codes(board: maps.Board) -> int:
-    """How many `codes` there are."""
-    return len(board.apple_cells) + maps.RIVER + 1
-
-
 def codes(apple: jax.Array) -> jax.Array:
-    """uint8[A + kinds of ground], the observation codes that `slots` points to."""
-    bare = np.arange(maps.RIVER + 1, dtype=np.uint8)
-    return jnp.concatenate([jnp.where(apple, np.uint8(maps.APPLE), np.uint8(maps.FLOOR)), bare])
+    """uint8[A + kinds of ground], the observation codes that `Board.slots` of the apple cells points to."""
+    return jnp.concatenate([jnp.where(apple, np.uint8(maps.APPLE), np.uint8(maps.FLOOR)), maps.BARE])

@@ -9,6 +9,7 @@ Letters: N agents, K goals, A apple cells, C coin cells.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -162,30 +163,31 @@ def returns_by_cooperators(
     The difference of rows k and k + 1 is what the change of mind of agent `order[k]` did to each. All rows start from
     the same `num_envs` states and share their random words. One vmapped scan: compile it with `jax.jit`.
     """
-    n, length = env.num_agents, env.max_steps
-    if length is None:
-        raise ValueError("max_steps is None; allowed here: an integer, the length of an episode")
+    n = env.num_agents
     joins = np.arange(n) if order is None else np.asarray(order)
     if sorted(joins.tolist()) != list(range(n)):
         raise ValueError(f"order is {joins.tolist()}; allowed: each of the agents 0 to {n - 1} once")
     cooperates = np.argsort(joins) < np.arange(n + 1)[:, None]  # [N + 1, N]
-
-    def episode(cooperates: jax.Array, key: jax.Array) -> jax.Array:
-        policy = mixed(cooperates)
-        key_init, key_run = jax.random.split(key)
-
-        def step(carry: tuple[Any, jax.Array], key: jax.Array) -> tuple[tuple[Any, jax.Array], None]:
-            state, total = carry
-            key_act, key_step = jax.random.split(key)
-            state, outcome = env.advance(key_step, state, policy(env, state, key_act))
-            return (state, total + outcome.reward), None
-
-        start = (env.init(key_init), jnp.zeros(n, jnp.float32))
-        return jax.lax.scan(step, start, jax.random.split(key_run, length))[0][1]
-
-    over_envs = jax.vmap(episode, in_axes=(None, 0))
+    over_envs = jax.vmap(functools.partial(returns_of, env), in_axes=(None, 0))
     keys = jax.random.split(key, num_envs)
     return jnp.mean(jax.vmap(over_envs, in_axes=(0, None))(jnp.asarray(cooperates), keys), axis=1)
+
+
+def returns_of(env: SocialDilemma, cooperates: jax.Array, key: jax.Array) -> jax.Array:
+    """Returns of one episode with cooperators where `cooperates` bool[N], else defectors, float32[N]."""
+    if env.max_steps is None:
+        raise ValueError("max_steps is None; allowed here: an integer, the length of an episode")
+    policy = mixed(cooperates)
+    key_init, key_run = jax.random.split(key)
+
+    def step(carry: tuple[Any, jax.Array], key: jax.Array) -> tuple[tuple[Any, jax.Array], None]:
+        state, total = carry
+        key_act, key_step = jax.random.split(key)
+        state, outcome = env.advance(key_step, state, policy(env, state, key_act))
+        return (state, total + outcome.reward), None
+
+    start = (env.init(key_init), jnp.zeros(env.num_agents, jnp.float32))
+    return jax.lax.scan(step, start, jax.random.split(key_run, env.max_steps))[0][1]
 
 
 # --- Walking and aiming ---

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import tyro
 import envs_jax
 from covey.experiment.plot import COLOURS
 from covey.experiment.statistics import bootstrap_interval
-from envs_jax.ssd.scripted import mixed
+from envs_jax.ssd.scripted import returns_of
 
 HERE = Path(__file__).parent
 GAMES: dict[str, dict[str, Any]] = {
@@ -54,25 +55,11 @@ def play(env: Any, episodes: int, key: jax.Array) -> tuple[np.ndarray, np.ndarra
     """`(cooperates bool[E, N + 1, N], returns float32[E, N + 1, N])`, the second index being the number of
     cooperators."""
     n = env.num_agents
-
-    def episode(cooperates: jax.Array, key: jax.Array) -> jax.Array:
-        policy = mixed(cooperates)
-        key_init, key_run = jax.random.split(key)
-
-        def step(carry: tuple[Any, jax.Array], key: jax.Array) -> tuple[tuple[Any, jax.Array], None]:
-            state, total = carry
-            key_act, key_step = jax.random.split(key)
-            state, outcome = env.advance(key_step, state, policy(env, state, key_act))
-            return (state, total + outcome.reward), None
-
-        start = (env.init(key_init), jnp.zeros(n, jnp.float32))
-        return jax.lax.scan(step, start, jax.random.split(key_run, env.max_steps))[0][1]
-
     key_order, key_play = jax.random.split(key)
     places = jax.vmap(lambda k: jax.random.permutation(k, n))(jax.random.split(key_order, episodes))  # [E, N]
     cooperates = places[:, None] < jnp.arange(n + 1)[:, None]
     keys = jax.random.split(key_play, (episodes, n + 1))
-    returns = jax.jit(jax.vmap(jax.vmap(episode)))(cooperates, keys)
+    returns = jax.jit(jax.vmap(jax.vmap(partial(returns_of, env))))(cooperates, keys)
     return np.asarray(cooperates), np.asarray(returns)
 
 

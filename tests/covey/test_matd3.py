@@ -15,15 +15,13 @@ from probes import Probe
 import envs_jax
 from covey.experiment import make_train, seed_keys
 from covey.experiment.program import Program
-from covey.learners import replay
+from covey.learners import gradients, replay
 from covey.learners.matd3 import (
     MATD3,
     Batch,
     MATD3Config,
     MATD3Hyperparameters,
     Trained,
-    _adam,
-    _clip,
     n_step_returns,
 )
 from covey.policies import PolicyConfig
@@ -267,12 +265,12 @@ def test_policies_and_targets_move_once_in_several_critic_steps():
             batch = sample(ring, key_batch)
             goal = target_value(target, batch, key_noise, hp)
             grads, _ = critic_grads(critic, goal, batch)
-            grads, _ = _clip(grads, 0.05, own.critic.scheme, 1)
-            step, critic_state = _adam(hp).update(grads, critic_state)
+            grads, _ = gradients.clip(grads, 0.05, own.critic.scheme, own.env.num_agents, 1)
+            step, critic_state = gradients.adam(hp).update(grads, critic_state)
             critic = jax.tree.map(lambda p, s: p - 5e-3 * s, critic, step)
         grads, _ = actor_grads(actor, critic, batch)
-        grads, norm = _clip(grads, 0.05, own.actor.scheme, 0)
-        step, actor_state = _adam(hp).update(grads, actor_state)
+        grads, norm = gradients.clip(grads, 0.05, own.actor.scheme, own.env.num_agents)
+        step, actor_state = gradients.adam(hp).update(grads, actor_state)
         actor = jax.tree.map(lambda p, s: p - 3e-3 * s, actor, step)
         now = {"actor": actor, "critic": critic}
         target = jax.tree.map(lambda t, p: 0.7 * t + 0.3 * p, target, now)
@@ -286,12 +284,12 @@ def test_gradients_are_clipped_for_each_agent_where_nothing_is_shared():
     own = learner()
     grads = jax.tree.map(lambda x: jnp.ones_like(x) * 1e-4, random_params(own)["critic"])
     grads = jax.tree.map(lambda g: g.at[:, 1].mul(1000.0), grads)
-    clipped, _ = _clip(grads, 1.0, own.critic.scheme, 1)
+    clipped, _ = gradients.clip(grads, 1.0, own.critic.scheme, own.env.num_agents, 1)
     norms = [float(jnp.sqrt(sum(jnp.sum(g[:, i] ** 2) for g in jax.tree.leaves(clipped)))) for i in range(3)]
     alone = float(jnp.sqrt(sum(jnp.sum((3 * g[:, 0]) ** 2) for g in jax.tree.leaves(grads))))  # 3 agents in the mean.
     np.testing.assert_allclose(norms, [alone, 1.0, alone], rtol=1e-5)
     shared = learner(critic="team")
-    _, norm = _clip(random_params(shared)["critic"], 1.0, shared.critic.scheme, 1)
+    _, norm = gradients.clip(random_params(shared)["critic"], 1.0, shared.critic.scheme, shared.env.num_agents, 1)
     assert norm.shape == ()
 
 

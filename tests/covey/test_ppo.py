@@ -9,6 +9,7 @@ import pytest
 from probes import Probe
 
 from covey.experiment import make_train, seed_keys
+from covey.learners import gradients
 from covey.learners.losses import clipped_policy_loss, clipped_value_loss, generalised_advantage, normalize
 from covey.learners.ppo import PPO, Batch, PPOConfig, PPOHyperparameters
 from covey.policies import PolicyConfig
@@ -170,12 +171,12 @@ def test_agents_that_share_nothing_learn_as_if_alone():
     alone = PPO(Unmasked(num_agents=1), replace(TINY, sharing="nops"), replace(CONFIG, normalize_advantages="agent"))
     params, batch = together.actor_critic.init(jax.random.key(0)), random_batch(together)
     grads = jax.grad(lambda p: together.loss(p, batch, HP)[0])(params)
-    clipped, _ = together._clip(grads, jnp.float32(0.1))
+    clipped, _ = gradients.clip(grads, jnp.float32(0.1), together.actor_critic.scheme, 3)
     for i in range(3):
         own = jax.tree.map(lambda x, i=i: x[i : i + 1], params)
         part = jax.tree.map(lambda x, i=i: x[:, i : i + 1] if x.shape[1] == 3 else x, batch)
         grads_alone = jax.grad(lambda p, part=part: alone.loss(p, part, HP)[0])(own)
-        clipped_alone, _ = alone._clip(grads_alone, jnp.float32(0.1))
+        clipped_alone, _ = gradients.clip(grads_alone, jnp.float32(0.1), alone.actor_critic.scheme, 1)
         jax.tree.map(
             lambda x, y, i=i: np.testing.assert_allclose(x[i : i + 1], y, rtol=1e-4, atol=1e-7), clipped, clipped_alone
         )

@@ -5,6 +5,7 @@ Letters in shape comments, project-wide: S seeds, U updates, E envs, T time, N a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
 import jax
@@ -46,3 +47,11 @@ class Learner(Protocol):
         """One greedy episode to draw: `(states, valid)`, states stacked over time [T, ...], valid bool[T]: not yet
         over."""
         ...
+
+
+def check_numbers(values: Any, names: tuple[str, ...], holds: Callable[[Any], bool], allowed: str) -> None:
+    """Raise ValueError naming the first of these fields of `values` that is a number for which `holds` does not."""
+    for name in names:
+        value = getattr(values, name)
+        if isinstance(value, float | int) and not holds(value):  # Not while JAX flattens it with other leaves.
+            raise ValueError(f"{name} is {value}; allowed: {allowed}")

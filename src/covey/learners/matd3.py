@@ -29,10 +29,9 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from covey.learners import replay
-from covey.learners.base import Metrics
+from covey.learners import evaluation, gradients, replay
+from covey.learners.base import Metrics, check_numbers
 from covey.learners.replay import Replay
 from covey.policies.actor_critic import ActorCritic, PolicyConfig, make_scheme
 from covey.policies.hypernet import Hypernetwork
@@ -81,9 +80,8 @@ class MATD3Config:
     """Steps after which an evaluation episode is cut; by default the environment's time limit."""
 
     def __post_init__(self) -> None:
-        for name in ("num_envs", "num_steps", "gradient_steps", "batch_size", "policy_delay", "eval_episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed: an integer of at least 1")
+        names = ("num_envs", "num_steps", "gradient_steps", "batch_size", "policy_delay", "eval_episodes")
+        check_numbers(self, names, lambda x: x >= 1, "an integer of at least 1")
         if self.gradient_steps % self.policy_delay:
             raise ValueError(
                 f"policy_delay is {self.policy_delay}; allowed: a divisor of gradient_steps = {self.gradient_steps}"
@@ -140,17 +138,11 @@ class MATD3Hyperparameters:
     """Adam's epsilon."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "critic_learning_rate", "max_grad_norm", "adam_epsilon"):
-            _check(name, getattr(self, name), lambda x: x > 0, "a number above 0")
-        for name in ("discount", "target_rate"):
-            _check(name, getattr(self, name), lambda x: 0 <= x <= 1, "a number in [0, 1]")
-        for name in ("exploration_noise", "target_noise", "target_noise_clip", "warmup_steps"):
-            _check(name, getattr(self, name), lambda x: x >= 0, "a number of at least 0")
-
-
-def _check(name: str, value: Any, holds: Any, allowed: str) -> None:
-    if isinstance(value, float | int) and not holds(value):  # Not while JAX flattens it with other leaves.
-        raise ValueError(f"{name} is {value}; allowed: {allowed}")
+        names = ("learning_rate", "critic_learning_rate", "max_grad_norm", "adam_epsilon")
+        check_numbers(self, names, lambda x: x > 0, "a number above 0")
+        check_numbers(self, ("discount", "target_rate"), lambda x: 0 <= x <= 1, "a number in [0, 1]")
+        names = ("exploration_noise", "target_noise", "target_noise_clip", "warmup_steps")
+        check_numbers(self, names, lambda x: x >= 0, "a number of at least 0")
 
 
 class Stored(NamedTuple):
@@ -312,10 +304,7 @@ class MATD3:
     @property
     def eval_steps(self) -> int:
         """Steps after which an evaluation episode is cut."""
-        steps = self.config.eval_steps or self.env.max_steps
-        if steps is None:
-            raise ValueError("eval_steps is None and the environment has no time limit; give eval_steps a number")
-        return steps
+        return evaluation.episode_steps(self.env, self.config.eval_steps)
 
     # --- Sizes ---
 
@@ -391,7 +380,7 @@ class MATD3:
         num_envs = self.config.num_envs
         params = {"actor": self.actor.init(key_actor), "critic": self.critic.init(key_critic)}
         target = jax.tree.map(jnp.copy, params)  # Its own arrays: the carry is donated.
-        optimizer = {name: _adam(hp).init(own) for name, own in params.items()}
+        optimizer = {name: gradients.adam(hp).init(own) for name, own in params.items()}
         return MATD3Carry(
             trained=Trained(params, target, optimizer),
             hp=jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hp),
@@ -417,11 +406,8 @@ class MATD3:
             return trained, jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)
 
         trained, losses = jax.lax.cond(warming_up, wait, learn, carry.trained)
-        ended = jnp.sum(seen.length > 0)
-        metrics = losses | {
-            "episode_return": jnp.sum(seen.returned, axis=(0, 2)) / ended,  # 0 / 0 is NaN: no episode ended.
-            "episode_length": jnp.sum(seen.length) / ended,
-            "episodes": ended.astype(jnp.float32),
+        metrics = losses | evaluation.finished(seen.returned, seen.length)
+        metrics |= {
             "reward": jnp.mean(seen.reward, axis=(0, 2)),
             "warming_up": warming_up.astype(jnp.float32),
             "replay_transitions": ring.size.astype(jnp.float32),
@@ -430,48 +416,14 @@ class MATD3:
 
     def evaluate(self, carry: MATD3Carry, key: jax.Array) -> Metrics:
         """Means over greedy episodes of the sums of rewards and of what the environment reports."""
-        weights = self.actor.weights(carry.trained.params["actor"])
-        count, agents = self.config.eval_episodes, self.env.num_agents
-        key_init, key_steps = jax.random.split(key)
-        env_state = jax.vmap(self.env.init)(jax.random.split(key_init, count))
-        info = jax.eval_shape(lambda: self._greedy_step(weights, env_state, key)[1].info)
-        totals = dict.fromkeys(["episode_return", *info], jnp.zeros((count, agents), jnp.float32))
-
-        def step(loop: tuple, key_step: jax.Array) -> tuple[tuple, jax.Array]:
-            env_state, alive, totals = loop
-            env_state, outcome = self._greedy_step(weights, env_state, key_step)
-            seen = {"episode_return": outcome.reward} | outcome.info  # Each [E, N].
-            totals = {
-                name: total + jnp.where(alive[:, None], seen[name], 0.0).astype(jnp.float32)
-                for name, total in totals.items()
-            }
-            return (env_state, alive & ~outcome.done, totals), alive
-
-        loop = (env_state, jnp.ones(count, jnp.bool_), totals)
-        (_, _, totals), alive = jax.lax.scan(step, loop, jax.random.split(key_steps, self.eval_steps))
-        length = jnp.sum(alive, axis=0).astype(jnp.float32)  # [E]
-        return {name: jnp.mean(total, axis=0) for name, total in totals.items()} | {
-            "episode_length": jnp.mean(length),
-            "reward": jnp.mean(totals["episode_return"] / length[:, None], axis=0),
-        }
+        count = self.config.eval_episodes
+        return evaluation.evaluate(self.env, self._policy_step(carry), None, count, self.eval_steps, key)
 
     def policy(self, carry: MATD3Carry) -> Any:
         return carry.trained.params
 
     def episode(self, carry: MATD3Carry, key: jax.Array) -> tuple[Any, jax.Array]:
-        weights = self.actor.weights(carry.trained.params["actor"])
-
-        def step(loop: tuple, key_step: jax.Array) -> tuple[tuple, tuple]:
-            env_state, alive = loop
-            next_state, outcome = self._greedy_step(weights, env_state, key_step)
-            return (next_state, alive & ~outcome.done), (env_state, alive)
-
-        key_init, key_steps = jax.random.split(key)
-        loop = (jax.vmap(self.env.init)(key_init[None]), jnp.ones(1, jnp.bool_))
-        (last, _), (states, valid) = jax.lax.scan(step, loop, jax.random.split(key_steps, self.eval_steps))
-        # States before each step, then the last; the state that ends the episode is worth seeing.
-        states = jax.tree.map(lambda s, end: jnp.concatenate([s, end[None]])[:, 0], states, last)
-        return states, jnp.concatenate([jnp.ones((1, 1), jnp.bool_), valid])[:, 0]
+        return evaluation.play(self.env, self._policy_step(carry), None, self.eval_steps, key)
 
     # --- Acting ---
 
@@ -494,11 +446,18 @@ class MATD3:
         action = low + 0.5 * (jnp.swapaxes(action, 0, 1) + 1.0) * (high - low)
         return jnp.clip(action, low, high)
 
-    def _greedy_step(self, weights: Any, env_state: Any, key: jax.Array) -> tuple[Any, Any]:
-        """One step of E environments without noise or reset."""
-        obs, _ = self._observe(env_state)
-        keys = jax.random.split(key, obs.shape[1])
-        return jax.vmap(self.env.advance)(keys, env_state, self._to_env(self._act(weights, obs)))
+    def _policy_step(self, carry: MATD3Carry) -> evaluation.Step:
+        """A step of E environments without noise or reset."""
+        weights = self.actor.weights(carry.trained.params["actor"])
+
+        def step(env_state: Any, memory: None, key: jax.Array) -> tuple[Any, None, Any]:
+            obs, _ = self._observe(env_state)
+            keys = jax.random.split(key, obs.shape[1])
+            action = self._to_env(self._act(weights, obs))
+            env_state, outcome = jax.vmap(self.env.advance)(keys, env_state, action)
+            return env_state, memory, outcome
+
+        return step
 
     def _rollout(
         self, carry: MATD3Carry, key: jax.Array, warming_up: jax.Array
@@ -550,8 +509,8 @@ class MATD3:
             batch = self._sample(ring, keys[0])
             goal = self.target_value(target, batch, keys[1], hp)
             (_, metrics), grads = jax.value_and_grad(self.critic_loss, has_aux=True)(critic, goal, batch)
-            grads, norm = _clip(grads, hp.max_grad_norm, self.critic.scheme, agent_axis=1)
-            updates, optimizer = _adam(hp).update(grads, optimizer)
+            grads, norm = gradients.clip(grads, hp.max_grad_norm, self.critic.scheme, self.env.num_agents, agent_axis=1)
+            updates, optimizer = gradients.adam(hp).update(grads, optimizer)
             critic = jax.tree.map(lambda p, u: p - hp.critic_learning_rate * u, critic, updates)
             return (critic, optimizer, target), metrics | {"critic_grad_norm": norm}
 
@@ -561,8 +520,8 @@ class MATD3:
             (critic, critic_optimizer, _), critic_metrics = jax.lax.scan(critic_step, loop, keys)
             batch = self._sample(ring, keys[-1, 0])  # That of the last critic step.
             (_, metrics), grads = jax.value_and_grad(self.actor_loss, has_aux=True)(params["actor"], critic, batch)
-            grads, norm = _clip(grads, hp.max_grad_norm, self.actor.scheme, agent_axis=0)
-            updates, actor_optimizer = _adam(hp).update(grads, optimizer["actor"])
+            grads, norm = gradients.clip(grads, hp.max_grad_norm, self.actor.scheme, self.env.num_agents)
+            updates, actor_optimizer = gradients.adam(hp).update(grads, optimizer["actor"])
             actor = jax.tree.map(lambda p, u: p - hp.learning_rate * u, params["actor"], updates)
             params = {"actor": actor, "critic": critic}
             target = jax.tree.map(lambda t, p: t + hp.target_rate * (p - t), target, params)
@@ -676,20 +635,3 @@ def _own_entries(space: Any, agents: list[str]) -> np.ndarray:
     """Which entries of stacked vectors belong to each agent's own space, bool[N, size]."""
     sizes = np.array([space(agent).shape[0] for agent in agents])
     return np.arange(space().shape[0]) < sizes[:, None]
-
-
-def _clip(grads: Any, max_norm: Any, scheme: SharingScheme, agent_axis: int) -> tuple[Any, jax.Array]:
-    """Gradients scaled down to a global norm, and the norm before; each agent's own where nothing is shared."""
-    if not scheme.separate:
-        norm = optax.tree.norm(grads)
-        return jax.tree.map(lambda g: g * jnp.minimum(1.0, max_norm / (norm + 1e-9)), grads), norm
-    # The loss is a mean over agents; an agent that learns alone has the mean over its own samples.
-    grads = jax.tree.map(lambda g: g * scheme.num_agents, grads)
-    norm = jax.vmap(optax.tree.norm, in_axes=agent_axis)(grads)  # [N]
-    scale = jnp.minimum(1.0, max_norm / (norm + 1e-9))
-    grads = jax.tree.map(lambda g: g * scale.reshape(-1, *[1] * (g.ndim - 1 - agent_axis)), grads)
-    return grads, jnp.mean(norm)
-
-
-def _adam(hp: MATD3Hyperparameters) -> optax.GradientTransformation:
-    return optax.scale_by_adam(eps=hp.adam_epsilon)

@@ -16,15 +16,15 @@ Letters: E envs, T rollout steps, N agents, M minibatch, O obs, A actions, G glo
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from covey.learners.base import Metrics
+from covey.learners import evaluation, gradients, shaping
+from covey.learners.base import Metrics, check_numbers
 from covey.learners.losses import (
     AdvantageScale,
     clipped_policy_loss,
@@ -32,7 +32,6 @@ from covey.learners.losses import (
     generalised_advantage,
     normalize,
 )
-from covey.metrics import social as social_metrics
 from covey.policies.actor_critic import ActorCritic, PolicyConfig
 from covey.policies.distributions import (
     categorical_entropy,
@@ -71,9 +70,8 @@ class PPOConfig:
     """Steps after which an evaluation episode is cut; by default the environment's time limit."""
 
     def __post_init__(self) -> None:
-        for name in ("num_envs", "num_steps", "update_epochs", "num_minibatches", "eval_episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed: an integer of at least 1")
+        names = ("num_envs", "num_steps", "update_epochs", "num_minibatches", "eval_episodes")
+        check_numbers(self, names, lambda x: x >= 1, "an integer of at least 1")
         if self.eval_steps is not None and self.eval_steps < 1:
             raise ValueError(f"eval_steps is {self.eval_steps}; allowed: an integer of at least 1, or None")
         if self.normalize_advantages not in ("minibatch", "agent", "none"):
@@ -108,12 +106,11 @@ class PPOHyperparameters:
     """Adam's epsilon."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "max_grad_norm", "adam_epsilon"):
-            _check(name, getattr(self, name), lambda x: x > 0, "a number above 0")
-        for name in ("discount", "gae_lambda"):
-            _check(name, getattr(self, name), lambda x: 0 <= x <= 1, "a number in [0, 1]")
-        for name in ("clip_epsilon", "entropy_coefficient", "value_coefficient"):
-            _check(name, getattr(self, name), lambda x: x >= 0, "a number of at least 0")
+        names = ("learning_rate", "max_grad_norm", "adam_epsilon")
+        check_numbers(self, names, lambda x: x > 0, "a number above 0")
+        check_numbers(self, ("discount", "gae_lambda"), lambda x: 0 <= x <= 1, "a number in [0, 1]")
+        names = ("clip_epsilon", "entropy_coefficient", "value_coefficient")
+        check_numbers(self, names, lambda x: x >= 0, "a number of at least 0")
 
 
 @jax.tree_util.register_dataclass
@@ -123,11 +120,6 @@ class SocialPPOHyperparameters(PPOHyperparameters):
 
     social: SocialParameters = field(default_factory=SocialParameters)
     """Numbers of the social reward."""
-
-
-def _check(name: str, value: Any, holds: Any, allowed: str) -> None:
-    if isinstance(value, float | int) and not holds(value):  # Not while JAX flattens it with other leaves.
-        raise ValueError(f"{name} is {value}; allowed: {allowed}")
 
 
 class Step(NamedTuple):
@@ -215,10 +207,7 @@ class PPO:
     @property
     def eval_steps(self) -> int:
         """Steps after which an evaluation episode is cut."""
-        steps = self.config.eval_steps or self.env.max_steps
-        if steps is None:
-            raise ValueError("eval_steps is None and the environment has no time limit; give eval_steps a number")
-        return steps
+        return evaluation.episode_steps(self.env, self.config.eval_steps)
 
     @cached_property
     def actor_critic(self) -> ActorCritic:
@@ -240,11 +229,6 @@ class PPO:
         )
 
     @property
-    def _shapes(self) -> bool:
-        """Whether rewards are shaped."""
-        return self.social.term != "none"
-
-    @property
     def _continuous(self) -> bool:
         return not hasattr(self.env.action_space(), "n")
 
@@ -262,17 +246,12 @@ class PPO:
     def init(self, key: jax.Array, hp: PPOHyperparameters) -> PPOCarry:
         key_params, key_env, key_run = jax.random.split(key, 3)
         num_envs, num_agents = self.config.num_envs, self.env.num_agents
-        social = running_shaped = None
-        if self._shapes:
-            if not isinstance(hp, SocialPPOHyperparameters):
-                raise ValueError(f"hp is {type(hp).__name__}; allowed with a social reward: SocialPPOHyperparameters")
-            self.social.check(num_agents, hp.social)
-            social = jax.tree.map(lambda x: jnp.stack([x] * num_envs), self.social.init(num_agents))
-            running_shaped = jnp.zeros((num_agents, num_envs), jnp.float32)
+        shaping.check(self.social, num_agents, hp, SocialPPOHyperparameters)
+        social = shaping.begin(self.social, num_agents, num_envs)
         params = self.actor_critic.init(key_params)
         return PPOCarry(
             params=params,
-            optimizer=_adam(hp).init(params),
+            optimizer=gradients.adam(hp).init(params),
             hp=jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hp),
             key=key_run,
             update=jnp.zeros((), jnp.int32),
@@ -282,7 +261,7 @@ class PPO:
             running_return=jnp.zeros((num_agents, num_envs), jnp.float32),
             running_length=jnp.zeros((1, num_envs), jnp.int32),
             social=social,
-            running_shaped=running_shaped,
+            running_shaped=None if social is None else jnp.zeros((num_agents, num_envs), jnp.float32),
         )
 
     def update(self, carry: PPOCarry, data: Any = None) -> tuple[PPOCarry, Metrics]:
@@ -307,18 +286,10 @@ class PPO:
             memory=jax.tree.map(lambda m: m[None], memory),
         )
         params, optimizer, losses = self._optimise(carry, batch, key_shuffle)
-        ended = jnp.sum(rollout.length > 0)
-        metrics = losses | {
-            "episode_return": jnp.sum(rollout.returned, axis=(0, 2)) / ended,  # 0 / 0 is NaN: no episode ended.
-            "episode_length": jnp.sum(rollout.length) / ended,
-            "episodes": ended.astype(jnp.float32),
-            "reward": jnp.mean(rollout.reward, axis=(0, 2)),
-        }
+        metrics = losses | evaluation.finished(rollout.returned, rollout.length)
+        metrics["reward"] = jnp.mean(rollout.reward, axis=(0, 2))
         if rollout.shaped_returned is not None and rollout.diagnostics is not None:
-            metrics["shaped_return"] = jnp.sum(rollout.shaped_returned, axis=(0, 2)) / ended
-            means = {name: jnp.mean(value, axis=(0, 2)) for name, value in rollout.diagnostics.items()}
-            last = {name: jnp.mean(rollout.diagnostics[name][-1], axis=1) for name in social_metrics.LAST}
-            metrics |= means | last
+            metrics |= shaping.summary(rollout.shaped_returned, rollout.diagnostics, metrics["episodes"])
             carry = replace(carry, social=self.social.pool(carry.social))
         if self._continuous:
             low, high = self.env.action_space().bounds()
@@ -326,73 +297,18 @@ class PPO:
         return replace(carry, params=params, optimizer=optimizer, key=key, update=carry.update + 1), metrics
 
     def evaluate(self, carry: PPOCarry, key: jax.Array) -> Metrics:
-        weights = self.actor_critic.weights(carry.params)
-        count, agents = self.config.eval_episodes, self.env.num_agents
-
-        def step(loop: tuple, key_step: jax.Array) -> tuple[tuple, jax.Array]:
-            env_state, memory, alive, totals, outcomes = loop
-            env_state, memory, outcome = self._eval_step(weights, env_state, memory, key_step)
-            seen = {"episode_return": outcome.reward} | outcome.info  # Each [E, N].
-            totals = {
-                name: total + jnp.where(alive[:, None], seen[name], 0.0).astype(jnp.float32)
-                for name, total in totals.items()
-            }
-            if outcomes is not None:
-                outcomes = jax.vmap(social_metrics.add, in_axes=(0, 0, 0, None, 0))(
-                    outcomes, outcome.reward, outcome.info, None, alive
-                )
-            return (env_state, memory, alive & ~outcome.done, totals, outcomes), alive
-
-        key_init, key_steps = jax.random.split(key)
-        env_state = jax.vmap(self.env.init)(jax.random.split(key_init, count))
-        zeros = jnp.zeros((count, agents), jnp.float32)
-        start = (env_state, self.actor_critic.start(count)[0])
-        info = jax.eval_shape(lambda: self._eval_step(weights, *start, key)[2]).info
-        outcomes = None
-        if dilemma := not {*social_metrics.COUNTED, "removed"}.isdisjoint(info):
-            cells = getattr(getattr(self.env, "board", None), "num_cells", None) if "cell" in info else None
-            outcomes = jax.tree.map(lambda x: jnp.stack([x] * count), social_metrics.init(agents, info, cells))
-        totals = dict.fromkeys(["episode_return", *([] if dilemma else info)], zeros)
-        keys = jax.random.split(key_steps, self.eval_steps)
-        loop = (*start, jnp.ones(count, jnp.bool_), totals, outcomes)
-        (_, _, _, totals, outcomes), alive = jax.lax.scan(step, loop, keys)
-        length = jnp.sum(alive, axis=0).astype(jnp.float32)  # [E]
-        metrics = {name: jnp.mean(total, axis=0) for name, total in totals.items()} | {
-            "episode_length": jnp.mean(length),
-            "reward": jnp.mean(totals["episode_return"] / length[:, None], axis=0),
-        }
-        return metrics if outcomes is None else metrics | self._outcomes(outcomes)
-
-    def _outcomes(self, outcomes: Any) -> Metrics:
-        """Social metrics of episodes [E], averaged; also per role, where the environment has several."""
-        classes = getattr(self.env, "agent_classes", {})
-        names = tuple(classes) if len(classes) > 1 else ()
-        roles = np.array([[agent in group for group in classes.values()].index(True) for agent in self.env.agents])
-        scale = getattr(getattr(self.env, "own_roles", None), "apple_reward", None)
-        finish = jax.vmap(lambda episode: social_metrics.finish(episode, roles, names, scale))
-        metrics = {name: jnp.mean(value, axis=0) for name, value in finish(outcomes).items()}
-        metrics.pop("return")  # That is `episode_return`.
-        return metrics
+        count = self.config.eval_episodes
+        memory = self.actor_critic.start(count)[0]
+        return evaluation.evaluate(self.env, self._policy_step(carry), memory, count, self.eval_steps, key)
 
     def policy(self, carry: PPOCarry) -> Any:
         return carry.params
 
     def episode(self, carry: PPOCarry, key: jax.Array) -> tuple[Any, jax.Array]:
-        weights = self.actor_critic.weights(carry.params)
+        return evaluation.play(self.env, self._policy_step(carry), self.actor_critic.start(1)[0], self.eval_steps, key)
 
-        def step(loop: tuple, key_step: jax.Array) -> tuple[tuple, tuple]:
-            env_state, memory, alive = loop
-            next_state, memory, outcome = self._eval_step(weights, env_state, memory, key_step)
-            return (next_state, memory, alive & ~outcome.done), (env_state, alive)
-
-        key_init, key_steps = jax.random.split(key)
-        env_state = jax.vmap(self.env.init)(key_init[None])
-        loop = (env_state, self.actor_critic.start(1)[0], jnp.ones(1, jnp.bool_))
-        (last, _, alive), (states, valid) = jax.lax.scan(step, loop, jax.random.split(key_steps, self.eval_steps))
-        # The state that ends the episode is worth seeing: shift it in after the last valid one.
-        states = jax.tree.map(lambda s, end: jnp.concatenate([s, end[None]])[:, 0], states, last)
-        valid = jnp.concatenate([jnp.ones((1, 1), jnp.bool_), valid])[:, 0]
-        return states, valid
+    def _policy_step(self, carry: PPOCarry) -> evaluation.Step:
+        return partial(self._eval_step, self.actor_critic.weights(carry.params))
 
     # --- Acting ---
 
@@ -474,17 +390,24 @@ class PPO:
             last_value = jnp.where(outcome.truncated, last_value, 0.0)
             reward = jnp.swapaxes(outcome.reward, 0, 1)
             running_return, running_length = running_return + reward, running_length + 1
-            social, shaped, shaped_returned, diagnostics = self._shape(carry.hp, social, outcome, last_state)
+            states, running_shaped = social
+            states, shaped, diagnostics = shaping.shape(self.social, self.env, states, outcome, last_state, carry.hp)
+            shaped, diagnostics = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (shaped, diagnostics))
+            shaped_returned = None
+            if running_shaped is not None:
+                running_shaped = running_shaped + shaped
+                shaped_returned = jnp.where(done, running_shaped, 0.0)
+                running_shaped = jnp.where(done, 0.0, running_shaped)
             kept = Step(
                 obs, global_state, mask, reset, action[0], log_prob, value, reward, done, last_value,
                 returned=jnp.where(done, running_return, 0.0),
                 length=jnp.where(done, running_length, 0),
-                shaped=shaped,
+                shaped=None if shaped_returned is None else shaped,
                 shaped_returned=shaped_returned,
-                diagnostics=diagnostics,
+                diagnostics=None if shaped_returned is None else diagnostics,
             )  # fmt: skip
             running_return, running_length = jnp.where(done, 0.0, running_return), jnp.where(done, 0, running_length)
-            seen = self._observe(env_state)
+            seen, social = self._observe(env_state), (states, running_shaped)
             return (env_state, seen, done, (actor_memory, critic_memory), running_return, running_length, social), kept
 
         loop = (
@@ -500,24 +423,6 @@ class PPO:
             running_return=running_return, running_length=running_length, social=social, running_shaped=running_shaped,
         )  # fmt: skip
         return carry, rollout, next_value
-
-    def _shape(
-        self, hp: Any, social: tuple[Any, Any], outcome: Any, last_state: Any
-    ) -> tuple[tuple[Any, Any], jax.Array | None, jax.Array | None, Metrics | None]:
-        """The social reward of one step: its state and running return, then what `Step` keeps; all None if selfish."""
-        if not self._shapes:
-            return social, None, None, None
-        states, running = social
-        visible = jax.vmap(self.env.visible)(last_state) if hasattr(self.env, "visible") else None
-        axes = (0, 0, None if visible is None else 0, 0, None)
-        step = jax.vmap(self.social.step, in_axes=axes)
-        states, shaped, diagnostics = step(states, outcome.reward, visible, outcome.done, hp.social)
-        shaped, diagnostics = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (shaped, diagnostics))
-        diagnostics.pop("smoothed_reward")
-        running = running + shaped
-        done = outcome.done[None]
-        returned = jnp.where(done, running, 0.0)
-        return (states, jnp.where(done, 0.0, running)), shaped, returned, diagnostics
 
     # --- Learning ---
 
@@ -541,8 +446,10 @@ class PPO:
             params, optimizer = loop
             minibatch = jax.tree.map(lambda x: x[:, :, index], batch)
             (_, metrics), grads = jax.value_and_grad(self.loss, has_aux=True)(params, minibatch, carry.hp)
-            grads, norm = self._clip(grads, jnp.asarray(carry.hp.max_grad_norm))
-            updates, optimizer = _adam(carry.hp).update(grads, optimizer)
+            grads, norm = gradients.clip(
+                grads, jnp.asarray(carry.hp.max_grad_norm), self.actor_critic.scheme, self.env.num_agents
+            )
+            updates, optimizer = gradients.adam(carry.hp).update(grads, optimizer)
             params = jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)
             return (params, optimizer), metrics | {"grad_norm": norm}
 
@@ -576,22 +483,6 @@ class PPO:
             "approx_kl": jnp.mean(ratio - 1.0 - log_ratio),
             "clip_fraction": jnp.mean(jnp.abs(ratio - 1.0) > hp.clip_epsilon),
         }
-
-    def _clip(self, grads: Any, max_norm: jax.Array) -> tuple[Any, jax.Array]:
-        """Gradients scaled down to a global norm, and the norm before; each agent's own where nothing is shared."""
-        if not self.actor_critic.scheme.separate:
-            norm = optax.tree.norm(grads)
-            return jax.tree.map(lambda g: g * jnp.minimum(1.0, max_norm / (norm + 1e-9)), grads), norm
-        num_agents = self.env.num_agents
-        # The loss is a mean over agents; an agent that learns alone has the mean over its own samples.
-        grads = jax.tree.map(lambda g: g * num_agents, grads)
-        norm = jax.vmap(optax.tree.norm)(grads)  # [N]
-        scale = jnp.minimum(1.0, max_norm / (norm + 1e-9))
-        return jax.tree.map(lambda g: g * scale.reshape(-1, *[1] * (g.ndim - 1)), grads), jnp.mean(norm)
-
-
-def _adam(hp: PPOHyperparameters) -> optax.GradientTransformation:
-    return optax.scale_by_adam(eps=hp.adam_epsilon)
 
 
 def _merge_time(x: jax.Array) -> jax.Array:

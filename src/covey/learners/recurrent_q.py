@@ -20,7 +20,7 @@ Letters: E envs, T steps of a sequence, N agents, B sequences of a minibatch, O 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -28,10 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from covey.learners import replay
-from covey.learners.base import Metrics
+from covey.learners import evaluation, gradients, replay, shaping
+from covey.learners.base import Metrics, check_numbers
 from covey.learners.replay import Replay
-from covey.metrics import social as social_metrics
 from covey.policies.actor_critic import PolicyConfig
 from covey.policies.distributions import mask_logits
 from covey.policies.q_network import QNetwork
@@ -72,9 +71,8 @@ class RecurrentQConfig:
     """Steps after which an evaluation episode is cut; by default the environment's time limit."""
 
     def __post_init__(self) -> None:
-        for name in ("num_envs", "num_steps", "gradient_steps", "batch_sequences", "eval_episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed: an integer of at least 1")
+        names = ("num_envs", "num_steps", "gradient_steps", "batch_sequences", "eval_episodes")
+        check_numbers(self, names, lambda x: x >= 1, "an integer of at least 1")
         if self.buffer_sequences < self.num_envs:
             raise ValueError(
                 f"buffer_sequences is {self.buffer_sequences}; allowed: at least num_envs = {self.num_envs}"
@@ -118,15 +116,10 @@ class RecurrentQHyperparameters:
     """Difference to the target above which Huber's loss is linear."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "max_grad_norm", "adam_epsilon", "epsilon_steps", "huber_delta"):
-            self._check(name, lambda x: x > 0, "a number above 0")
-        for name in ("discount", "target_rate", "epsilon_start", "epsilon_end"):
-            self._check(name, lambda x: 0 <= x <= 1, "a number in [0, 1]")
-
-    def _check(self, name: str, holds: Any, allowed: str) -> None:
-        value = getattr(self, name)
-        if isinstance(value, float | int) and not holds(value):  # Not while JAX flattens it with other leaves.
-            raise ValueError(f"{name} is {value}; allowed: {allowed}")
+        names = ("learning_rate", "max_grad_norm", "adam_epsilon", "epsilon_steps", "huber_delta")
+        check_numbers(self, names, lambda x: x > 0, "a number above 0")
+        names = ("discount", "target_rate", "epsilon_start", "epsilon_end")
+        check_numbers(self, names, lambda x: 0 <= x <= 1, "a number in [0, 1]")
 
 
 @jax.tree_util.register_dataclass
@@ -209,16 +202,7 @@ class RecurrentQ:
     def check(self, hp: RecurrentQHyperparameters) -> None:
         """Raise ValueError unless these hyper-parameters and networks fit the environment."""
         self.network.count_parameters()
-        if self._shapes:
-            if not isinstance(hp, SocialRecurrentQHyperparameters):
-                kind = SocialRecurrentQHyperparameters.__name__
-                raise ValueError(f"hp is {type(hp).__name__}; allowed with a social reward: {kind}")
-            self.social.check(self.env.num_agents, hp.social)
-
-    @property
-    def _shapes(self) -> bool:
-        """Whether rewards are shaped."""
-        return self.social.term != "none"
+        shaping.check(self.social, self.env.num_agents, hp, SocialRecurrentQHyperparameters)
 
     @property
     def steps_per_update(self) -> int:
@@ -227,10 +211,7 @@ class RecurrentQ:
     @property
     def eval_steps(self) -> int:
         """Steps after which an evaluation episode is cut."""
-        steps = self.config.eval_steps or self.env.max_steps
-        if steps is None:
-            raise ValueError("eval_steps is None and the environment has no time limit; give eval_steps a number")
-        return steps
+        return evaluation.episode_steps(self.env, self.config.eval_steps)
 
     @cached_property
     def network(self) -> QNetwork:
@@ -285,11 +266,11 @@ class RecurrentQ:
         self.check(hp)
         params = self.network.init(key_params)
         zeros = jnp.zeros((num_agents, num_envs), jnp.float32)
-        social = jax.tree.map(lambda x: jnp.stack([x] * num_envs), self.social.init(num_agents))
+        social = shaping.begin(self.social, num_agents, num_envs)
         return RecurrentQCarry(
             params=params,
             target=jax.tree.map(jnp.copy, params),  # Its own arrays: the carry is donated.
-            optimizer=_adam(hp).init(params),
+            optimizer=gradients.adam(hp).init(params),
             hp=jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hp),
             key=key_run,
             update=jnp.zeros((), jnp.int32),
@@ -299,8 +280,8 @@ class RecurrentQ:
             memory=self.network.memory(num_envs),
             running_return=zeros,
             running_length=jnp.zeros(num_envs, jnp.int32),
-            social=social if self._shapes else None,
-            running_shaped=zeros if self._shapes else None,
+            social=social,
+            running_shaped=None if social is None else zeros,
         )
 
     def update(self, carry: RecurrentQCarry, data: Any = None) -> tuple[RecurrentQCarry, Metrics]:
@@ -309,101 +290,42 @@ class RecurrentQ:
         carry, sequences, seen = self._rollout(carry, key_rollout, rate)
         carry = replace(carry, key=key, update=carry.update + 1, replay=replay.add(carry.replay, sequences))
         carry, losses = self._learn(carry, key_learn)
-        ended = jnp.sum(seen.length > 0)
-        metrics = losses | {
-            "episode_return": jnp.sum(seen.returned, axis=(0, 2)) / ended,  # 0 / 0 is NaN: no episode ended.
-            "episode_length": jnp.sum(seen.length) / ended,
-            "episodes": ended.astype(jnp.float32),
+        metrics = losses | evaluation.finished(seen.returned, seen.length)
+        metrics |= {
             "reward": jnp.mean(seen.reward, axis=(0, 2)),
             "epsilon": rate,
             "replay_sequences": carry.replay.size.astype(jnp.float32),
         }
         if seen.shaped_returned is not None and seen.diagnostics is not None:
-            metrics["shaped_return"] = jnp.sum(seen.shaped_returned, axis=(0, 2)) / ended
-            metrics |= {name: jnp.mean(value, axis=(0, 2)) for name, value in seen.diagnostics.items()}
-            metrics |= {name: jnp.mean(seen.diagnostics[name][-1], axis=1) for name in social_metrics.LAST}
+            metrics |= shaping.summary(seen.shaped_returned, seen.diagnostics, metrics["episodes"])
         return carry, metrics
 
     def evaluate(self, carry: RecurrentQCarry, key: jax.Array) -> Metrics:
         """Means over greedy episodes: of the sums of what the environment reports, or, of a mixed-motive game, the
         metrics of `covey.metrics.social`. Reward ranges of a social reward are those of the environments trained in."""
-        weights = self.network.weights(carry.params)
-        count, agents = self.config.eval_episodes, self.env.num_agents
-        social = carry.social
+        count, social = self.config.eval_episodes, carry.social
         if social is not None:
             social = jax.tree.map(lambda x: x[jnp.arange(count) % self.config.num_envs], social)
             social = jax.vmap(self.social.restart)(social)
-        key_init, key_steps = jax.random.split(key)
-        env_state = jax.vmap(self.env.init)(jax.random.split(key_init, count))
-        start = (env_state, self.network.memory(count), social)
+        weights = self.network.weights(carry.params)
 
-        def advance(start: tuple, key_step: jax.Array) -> tuple[tuple, Any, dict[str, jax.Array]]:
-            env_state, memory, social = start
-            env_state, memory, outcome = self._greedy_step(weights, env_state, memory, key_step)
-            social, _, diagnostics = self._shape(carry.hp, social, outcome, env_state)
-            return (env_state, memory, social), outcome, outcome.info | diagnostics
+        def step(env_state: Any, start: tuple, key: jax.Array) -> tuple[Any, tuple, Any]:
+            memory, social = start
+            env_state, memory, outcome = self._greedy_step(weights, env_state, memory, key)
+            social, _, diagnostics = shaping.shape(self.social, self.env, social, outcome, env_state, carry.hp)
+            return env_state, (memory, social), outcome._replace(info=outcome.info | diagnostics)
 
-        info = jax.eval_shape(lambda: advance(start, key)[2])
-        mixed = self._shapes or not {*social_metrics.COUNTED, "removed"}.isdisjoint(info)
-        cells = getattr(getattr(self.env, "board", None), "num_cells", None) if "cell" in info else None
-        totals = social_metrics.init(agents, info, cells) if mixed else social_metrics.init(agents, ())
-        totals = jax.tree.map(lambda x: jnp.stack([x] * count), totals)
-        plain = {} if mixed else dict.fromkeys(info, jnp.zeros((count, agents), jnp.float32))
-
-        def step(loop: tuple, key_step: jax.Array) -> tuple[tuple, None]:
-            start, alive, totals, plain = loop
-            start, outcome, info = advance(start, key_step)
-            totals = jax.vmap(lambda acc, reward, info, alive: social_metrics.add(acc, reward, info, alive=alive))(
-                totals, outcome.reward, info, alive
-            )
-            plain = {n: x + jnp.where(alive[:, None], info[n], 0).astype(jnp.float32) for n, x in plain.items()}
-            return (start, alive & ~outcome.done, totals, plain), None
-
-        keys = jax.random.split(key_steps, self.eval_steps)
-        loop = (start, jnp.ones(count, jnp.bool_), totals, plain)
-        (_, _, totals, plain), _ = jax.lax.scan(step, loop, keys)
-        metrics = plain
-        if mixed:
-            roles, role_names = self._roles
-            scale = getattr(getattr(self.env, "own_roles", None), "apple_reward", None)
-            metrics = jax.vmap(lambda acc: social_metrics.finish(acc, roles, role_names, scale))(totals)
-            metrics.pop("return")  # That is `episode_return`.
-        length = totals.steps.astype(jnp.float32)
-        metrics |= {
-            "episode_return": totals.returns,
-            "episode_length": length,
-            "reward": totals.returns / length[:, None],
-        }
-        return {name: jnp.mean(value, axis=0) for name, value in metrics.items()}
+        start = (self.network.memory(count), social)
+        return evaluation.evaluate(self.env, step, start, count, self.eval_steps, key, dilemma=social is not None)
 
     def policy(self, carry: RecurrentQCarry) -> Any:
         return carry.params
 
     def episode(self, carry: RecurrentQCarry, key: jax.Array) -> tuple[Any, jax.Array]:
-        weights = self.network.weights(carry.params)
-
-        def step(loop: tuple, key_step: jax.Array) -> tuple[tuple, tuple]:
-            env_state, memory, alive = loop
-            next_state, memory, outcome = self._greedy_step(weights, env_state, memory, key_step)
-            return (next_state, memory, alive & ~outcome.done), (env_state, alive)
-
-        key_init, key_steps = jax.random.split(key)
-        env_state = jax.vmap(self.env.init)(key_init[None])
-        loop = (env_state, self.network.memory(1), jnp.ones(1, jnp.bool_))
-        (last, _, alive), (states, valid) = jax.lax.scan(step, loop, jax.random.split(key_steps, self.eval_steps))
-        # States before each step, then the last; the state that ends the episode is worth seeing.
-        states = jax.tree.map(lambda s, end: jnp.concatenate([s, end[None]])[:, 0], states, last)
-        valid = jnp.concatenate([jnp.ones((1, 1), jnp.bool_), valid])[:, 0]
-        return states, valid
+        step = partial(self._greedy_step, self.network.weights(carry.params))
+        return evaluation.play(self.env, step, self.network.memory(1), self.eval_steps, key)
 
     # --- Acting ---
-
-    @cached_property
-    def _roles(self) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Each agent's role, int[N], and the names of the roles; no names where all agents have the same."""
-        classes = getattr(self.env, "agent_classes", None) or {"agent": self.env.agents}
-        roles = np.array([[agent in group for group in classes.values()].index(True) for agent in self.env.agents])
-        return roles, tuple(classes) if len(classes) > 1 else ()
 
     def _observe(self, env_state: Any) -> tuple[jax.Array, jax.Array | None]:
         """`(obs [N, E, O] in the environment's type, mask [N, E, A] or None)` of E environments."""
@@ -412,19 +334,6 @@ class RecurrentQ:
         if not self.env.masks_actions:
             return obs, None
         return obs, jnp.swapaxes(jax.vmap(self.env.action_mask)(env_state), 0, 1)
-
-    def _shape(
-        self, hp: Any, social: SocialState | None, outcome: Any, last_state: Any
-    ) -> tuple[SocialState | None, jax.Array, Metrics]:
-        """The social reward's next states [E], what agents learn on [E, N] and diagnostics [E, N], from the states
-        before resets."""
-        if social is None:
-            return None, outcome.reward, {}
-        visible = jax.vmap(self.env.visible)(last_state) if hasattr(self.env, "visible") else None
-        step = jax.vmap(self.social.step, in_axes=(0, 0, None if visible is None else 0, 0, None))
-        social, shaped, diagnostics = step(social, outcome.reward, visible, outcome.done, hp.social)
-        diagnostics.pop("smoothed_reward")
-        return social, shaped, diagnostics
 
     def _values(
         self, weights: Any, seen: tuple[jax.Array, jax.Array | None], memory: jax.Array, reset: jax.Array
@@ -462,7 +371,7 @@ class RecurrentQ:
             env_state, outcome, last_state = jax.vmap(self.env.advance_and_reset)(
                 keys, env_state, jnp.swapaxes(action, 0, 1)
             )
-            social, shaped, diagnostics = self._shape(carry.hp, social, outcome, last_state)
+            social, shaped, diagnostics = shaping.shape(self.social, self.env, social, outcome, last_state, carry.hp)
             done, reward, shaped = outcome.done, outcome.reward.T, shaped.T  # [E], [N, E], [N, E]
             running_return, running_length = running_return + reward, running_length + 1
             statistics = Statistics(
@@ -534,8 +443,8 @@ class RecurrentQ:
             params, target, optimizer = loop
             batch = replay.sample(carry.replay, key, self.config.batch_sequences)
             (_, metrics), grads = jax.value_and_grad(self.loss, has_aux=True)(params, target, batch, hp)
-            grads, norm = self._clip(grads, jnp.asarray(hp.max_grad_norm))
-            updates, optimizer = _adam(hp).update(grads, optimizer)
+            grads, norm = gradients.clip(grads, jnp.asarray(hp.max_grad_norm), self.network.scheme, self.env.num_agents)
+            updates, optimizer = gradients.adam(hp).update(grads, optimizer)
             params = jax.tree.map(lambda p, u: p - hp.learning_rate * u, params, updates)
             target = jax.tree.map(lambda t, p: t + hp.target_rate * (p - t), target, params)
             return (params, target, optimizer), metrics | {"grad_norm": norm}
@@ -621,26 +530,11 @@ class RecurrentQ:
         inputs = (obs[:-1], reset[:-1], last_obs)
         return jax.lax.stop_gradient(jax.lax.scan(step, jax.lax.stop_gradient(memories), inputs)[1])
 
-    def _clip(self, grads: Any, max_norm: jax.Array) -> tuple[Any, jax.Array]:
-        """Gradients scaled down to a global norm, and the norm before; each agent's own where nothing is shared."""
-        if not self.network.scheme.separate:
-            norm = optax.tree.norm(grads)
-            return jax.tree.map(lambda g: g * jnp.minimum(1.0, max_norm / (norm + 1e-9)), grads), norm
-        # The loss is a mean over agents; an agent that learns alone has the mean over its own samples.
-        grads = jax.tree.map(lambda g: g * self.env.num_agents, grads)
-        norm = jax.vmap(optax.tree.norm)(grads)  # [N]
-        scale = jnp.minimum(1.0, max_norm / (norm + 1e-9))
-        return jax.tree.map(lambda g: g * scale.reshape(-1, *[1] * (g.ndim - 1)), grads), jnp.mean(norm)
-
 
 def epsilon(hp: RecurrentQHyperparameters, steps: jax.Array | float) -> jax.Array:
     """Probability of a random action after so many environment steps, float32[]."""
     done = jnp.minimum(jnp.asarray(steps, jnp.float32) / hp.epsilon_steps, 1.0)
     return hp.epsilon_start + (hp.epsilon_end - hp.epsilon_start) * done
-
-
-def _adam(hp: RecurrentQHyperparameters) -> optax.GradientTransformation:
-    return optax.scale_by_adam(eps=hp.adam_epsilon)
 
 
 def _masked(values: jax.Array, mask: jax.Array | None) -> jax.Array:

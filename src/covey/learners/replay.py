@@ -74,3 +74,9 @@ def replay_bytes(example: Any, capacity: int, num_seeds: int = 1) -> int:
     """Memory of the replays of `num_seeds` seeds, in bytes; `example` as for `init`."""
     one = sum(math.prod(x.shape) * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(example))
     return num_seeds * (capacity * one + 8)
+
+
+def planned(what: str, one_seed: int, num_seeds: int) -> str:
+    """A line for the start of a run: what the replay holds and the memory it takes; one_seed: `replay_bytes` of one."""
+    each, all_ = (f"{size / 2**20:.3g} MiB" for size in (one_seed, num_seeds * one_seed))
+    return f"replay: {what}, {each} per seed, {all_} in all (checkpoints hold it, too)"
