@@ -9,6 +9,7 @@ two CPU cores and still is a dilemma: fewer agents, a small map, short episodes,
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -137,23 +138,29 @@ def build(args: Args) -> Job:
     return Job(learner, SocialPPOHyperparameters(**hp, social=numbers))
 
 
-def main(program: str, doc: str | None, presets: dict[str, dict[str, Args]]) -> None:
-    """The command line of a PPO program: these presets, or any registered environment."""
-    cli.main(program, doc, presets, build=build, for_env=for_env(presets), env_ids=envs_jax.registered())
+def general(env: Any) -> Args:
+    """General settings for an environment."""
+    return Args(env, ppo=PPOConfig(eval_steps=None if env.max_steps else 128, eval_greedy=False))
 
 
-def for_env(presets: dict[str, dict[str, Args]]) -> Any:
-    """General settings for any registered environment, with the method of these presets."""
+def main(
+    program: str,
+    doc: str | None,
+    presets: dict[str, dict[str, Any]],
+    build: Callable[[Any], Job] = build,
+    general: Callable[[Any], Any] = general,
+) -> None:
+    """The command line of a program: these presets, or any registered environment with their method.
+
+    build, general: those of another learner, which has an `Args` of its own.
+    """
     method = next(iter(next(iter(presets.values())).values())).social.method
 
-    def settings(env_id: str) -> Args:
-        env = envs_jax.make(env_id)
-        eval_steps = None if env.max_steps else 128
+    def for_env(env_id: str) -> Any:
         run = RunConfig(num_seeds=4, total_steps=1_000_000)
-        ppo = PPOConfig(eval_steps=eval_steps, eval_greedy=False)
-        return Args(env, SocialConfig(method, numbers="default"), ppo=ppo, run=run)
+        return replace(general(envs_jax.make(env_id)), social=SocialConfig(method, numbers="default"), run=run)
 
-    return settings
+    cli.main(program, doc, presets, build=build, for_env=for_env, env_ids=envs_jax.registered())
 
 
 def presets(method: MethodName) -> dict[str, dict[str, Args]]:
@@ -192,11 +199,11 @@ _SMALL = Args(
         update_epochs=2,
         num_minibatches=4,
         normalize_advantages="agent",
-        eval_episodes=16,
+        eval_episodes=8,
         eval_greedy=False,
     ),
     hp=PPOHyperparameters(learning_rate=1e-3, entropy_coefficient=0.02),
-    run=RunConfig(num_seeds=4, total_steps=200_000, num_evaluations=40, chunks=20),
+    run=RunConfig(num_seeds=8, total_steps=150_000, num_evaluations=25, chunks=25),
 )
 
 
@@ -224,14 +231,22 @@ _HARVEST_SMALL = {
     "window": "centred",
     "regrowth": (0.0, 0.0025, 0.005, 0.025),
     "removal_steps": 10,
+    "view_size": 7,
     "max_steps": 300,
 }
 _COINS = {"env_id": "coins", "window": "centred"}
 # As many coins as two agents can take, so that a coin left to the other is a coin lost.
-_COINS_SMALL = _COINS | {"map": "6x6", "coin_rate": 0.005, "max_steps": 200}
+_COINS_SMALL = _COINS | {"map": "6x6", "coin_rate": 0.005, "view_size": 7, "max_steps": 200}
+_COINS_SMALL_RUN = replace(_SMALL, hp=replace(_SMALL.hp, learning_rate=3e-3))
 _CLEANUP = {"env_id": "cleanup", "num_agents": 10, "window": "centred"}
 # Waste comes so fast that cleaning does not pay for one alone.
-_CLEANUP_SMALL = _CLEANUP | {"map": "small", "num_agents": 4, "waste_probability": 0.25, "max_steps": 200}
+_CLEANUP_SMALL = _CLEANUP | {
+    "map": "small",
+    "num_agents": 4,
+    "waste_probability": 0.25,
+    "view_size": 7,
+    "max_steps": 200,
+}
 
 TASKS: dict[str, dict[str, Args]] = {
     "harvest": _task(_HARVEST, _HARVEST_SMALL),
@@ -239,10 +254,14 @@ TASKS: dict[str, dict[str, Args]] = {
     "harvest_5standard_5wide_zapper": _task(
         _HARVEST | {"roles": "5standard_5wide_zapper"}, _HARVEST_SMALL | {"roles": "2standard_2wide_zapper"}
     ),
-    "coins": _task(_COINS, _COINS_SMALL),
-    "coins_1high_1low": _task(_COINS | {"roles": "1high_1low"}, _COINS_SMALL | {"roles": "1high_1low"}),
+    "coins": _task(_COINS, _COINS_SMALL, _COINS_SMALL_RUN),
+    "coins_1high_1low": _task(
+        _COINS | {"roles": "1high_1low"}, _COINS_SMALL | {"roles": "1high_1low"}, _COINS_SMALL_RUN
+    ),
     "coins_1standard_1spawn_biased": _task(
-        _COINS | {"roles": "1standard_1spawn_biased"}, _COINS_SMALL | {"roles": "1standard_1spawn_biased"}
+        _COINS | {"roles": "1standard_1spawn_biased"},
+        _COINS_SMALL | {"roles": "1standard_1spawn_biased"},
+        _COINS_SMALL_RUN,
     ),
     "cleanup": _task(_CLEANUP, _CLEANUP_SMALL),
     "cleanup_high_low": _task(_CLEANUP | {"roles": "high_low"}, _CLEANUP_SMALL | {"roles": "high_low"}),

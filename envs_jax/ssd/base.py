@@ -22,7 +22,7 @@ from envs_jax.ssd import grid, maps, roles
 from envs_jax.ssd.grid import BeamShape
 from envs_jax.ssd.maps import Board
 from envs_jax.ssd.roles import Roles
-from envs_jax.ssd.rules import Rules, Window
+from envs_jax.ssd.rules import Rules, Window, choose
 
 Draws: TypeAlias = dict[str, jax.Array]
 Info: TypeAlias = dict[str, jax.Array]
@@ -76,6 +76,8 @@ class SocialDilemma(MultiAgentEnv):
     networks that take nothing else."""
     window: Window | None = None
     """Where an agent is in its window: "centred" or "ahead" (one row behind it); None as the rules have it."""
+    view_size: int | None = None
+    """Width and height of the window in cells, odd; None as the rules have it."""
     self_features: bool = False
     """Whether four more planes tell an agent its role, items taken, and steps until it can zap and clean."""
 
@@ -96,8 +98,6 @@ class SocialDilemma(MultiAgentEnv):
         super().__post_init__()
         if self.observation not in ("symbols", "rgb", "onehot"):
             raise ValueError(f"observation is {self.observation!r}; allowed: 'symbols', 'rgb', 'onehot'")
-        if self.window not in (None, "ahead", "centred"):
-            raise ValueError(f"window is {self.window!r}; allowed: 'ahead', 'centred', or None for the rules' own")
         _ = self.numbers
         if self.map and self.map not in maps.shipped(self.game):
             # The text, so that an edited file is another environment; the line's end says that it is no name.
@@ -159,7 +159,7 @@ class SocialDilemma(MultiAgentEnv):
     @functools.cached_property
     def numbers(self) -> Any:
         """The rules in force."""
-        return self.choose_rules()
+        return choose({}, self.choose_rules(), {"window": self.window, "view_size": self.view_size})
 
     @functools.cached_property
     def board(self) -> Board:
@@ -176,19 +176,14 @@ class SocialDilemma(MultiAgentEnv):
 
         Stack several with `jax.tree.map` and vmap `init` over them: one program serves every composition.
         """
-        view = max(self.view_size - 2, self.view_size // 2)  # The farthest cell of any window.
+        view = max(self.numbers.view_size - 2, self.numbers.view_size // 2)  # The farthest cell of any window.
         harmless = {"apple_reward": 1.0, "speed": 1.0, "view": view}
         return roles.build(spec, self.num_agents, harmless | self.standard())
 
     @property
-    def view_size(self) -> int:
-        """V, the width and height of an agent's window in cells."""
-        return self.numbers.view_size
-
-    @property
     def view(self) -> tuple[np.ndarray, np.ndarray]:
         """`(ahead, across)`, where the cells of a window lie from its agent."""
-        return grid.window(self.window or self.numbers.window, self.view_size)
+        return grid.window(self.numbers.window, self.numbers.view_size)
 
     def check_spawns(self, who: Roles) -> None:
         """Raise ValueError unless each spawn group has a cell for each of its agents."""
@@ -328,12 +323,12 @@ class SocialDilemma(MultiAgentEnv):
         return Discrete(self.num_actions)
 
     def observation_space(self, agent: str | None = None) -> Box:
-        features = NUM_FEATURES if self.self_features else 0
+        features, size = NUM_FEATURES if self.self_features else 0, self.numbers.view_size
         if self.observation == "onehot":
-            return flat_box(self.view_size**2 * (maps.NUM_GROUNDS + maps.NUM_AGENTS) + features, 0.0, 1.0)
+            return flat_box(size**2 * (maps.NUM_GROUNDS + maps.NUM_AGENTS) + features, 0.0, 1.0)
         if self.observation == "rgb":
-            return Box(0, 255, (8 * self.view_size, 8 * self.view_size, 3 + features), np.dtype(np.uint8))
-        return Box(0, 255, (self.view_size, self.view_size, 2 + features), np.dtype(np.uint8))
+            return Box(0, 255, (8 * size, 8 * size, 3 + features), np.dtype(np.uint8))
+        return Box(0, 255, (size, size, 2 + features), np.dtype(np.uint8))
 
     def observe(self, state: Any) -> jax.Array:
         """What each agent sees of its window, turned so that it looks up: row 0 is farthest ahead.
@@ -357,7 +352,7 @@ class SocialDilemma(MultiAgentEnv):
 
             ground, agent = symbols[..., 0].astype(jnp.int32), symbols[..., 1].astype(jnp.int32)
             obs = jnp.asarray(sprite_table())[ground, agent]  # [N, V, V, 8, 8, 3]
-            size = 8 * self.view_size
+            size = 8 * self.numbers.view_size
             obs = jnp.transpose(obs, (0, 1, 3, 2, 4, 5)).reshape(self.num_agents, size, size, 3)
         else:
             obs = symbols
@@ -397,7 +392,7 @@ class SocialDilemma(MultiAgentEnv):
         far = np.maximum(np.abs(ahead), np.abs(across)).reshape(-1, 1)
         sight = jnp.where(state.present, state.roles.view, -1)[:, None, None]
         seen = jnp.where(far <= sight, seen, np.uint8(maps.UNSEEN))
-        return seen.reshape(self.num_agents, self.view_size, self.view_size, 2)
+        return seen.reshape(self.num_agents, *[self.numbers.view_size] * 2, 2)
 
     def _where_shown(self, cell: Any, heading: Any) -> Any:
         """Where `symbols` finds each code of the window of an agent that stands so, int32[N, V V 2], for JAX or NumPy
@@ -419,7 +414,7 @@ class SocialDilemma(MultiAgentEnv):
     @functools.cached_property
     def _window_table(self) -> np.ndarray | None:
         """[4 cells, V V 2]: `_where_shown` for every pose; None where that would take more than 4 megabytes."""
-        if 4 * self.board.num_cells * 2 * self.view_size**2 > 2**21:
+        if 4 * self.board.num_cells * 2 * self.numbers.view_size**2 > 2**21:
             return None
         heading, cell = np.divmod(np.arange(4 * self.board.num_cells, dtype=np.int32), self.board.num_cells)
         where = self._where_shown(cell, heading)

@@ -17,12 +17,16 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+# Compiles in a quarter of the time and runs as fast.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
 
 import jax
 import jax.numpy as jnp

@@ -185,7 +185,7 @@ def test_waste_apples_coins_and_items_change_the_picture():
 
 def test_view_has_the_shape_of_the_window():
     env, state = made("harvest")
-    size = env.view_size
+    size = env.numbers.view_size
     scene = view_scene(env, state, 1)
     assert scene.ground.shape == (size, size)
     picture = env.render_view(state, 1)

@@ -693,6 +693,8 @@ def test_select_keeps_no_state_but_the_roles():
         ("harvest", {"rules": "mine"}, "rules", "'mine'", "meltingpot, hughes2018, socialjax"),
         ("cleanup", {"observation": "pixels"}, "observation", "'pixels'", "'symbols'"),
         ("coins", {"window": "left"}, "window", "'left'", "'centred'"),
+        ("cleanup", {"view_size": 8}, "view_size", "8", "odd"),
+        ("harvest", {"view_size": 1}, "view_size", "1", "at least 3"),
         ("harvest", {"num_agents": -1}, "num_agents", "-1", "at least 1"),
         ("harvest", {"max_steps": 0}, "max_steps", "0", "at least 1"),
     ],
