@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import h5py
@@ -472,3 +473,12 @@ def test_formats_are_told_by_their_files(tmp_path):
         read(write_hdf5(tmp_path / "x.hdf5", {"x": np.zeros(3)}))
     with pytest.raises(DataError, match="vault_index|metadata.json|one vault"):
         read(tmp_path / "madiff", "vault")
+
+
+@pytest.mark.parametrize("package", ["h5py", "tensorstore"])
+def test_a_missing_package_is_named(tmp_path, monkeypatch, package):
+    write_vault(tmp_path / "v", vault_arrays())
+    file = write_hdf5(tmp_path / "a.hdf5", omiga_arrays())
+    monkeypatch.setitem(sys.modules, package, None)  # makes importing it fail
+    with pytest.raises(DataError, match=rf"needs {package}; pip install 'covey\[data\]'"):
+        read(file if package == "h5py" else tmp_path / "v")
