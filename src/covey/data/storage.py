@@ -37,6 +37,10 @@ def save(dataset: Dataset, path: str | Path, overwrite: bool = False) -> Path:
         instead = "a path with nothing there" if not overwrite else "nothing there, or a dataset to replace"
         raise wrong(path, "folder", instead, "a dataset" if (path / HEADER).exists() else "something else")
     check(dataset)
+    try:
+        json.dumps(dict(dataset.provenance), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise wrong("dataset", "provenance", "a value that JSON can hold", str(error)) from None
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -48,7 +52,7 @@ def save(dataset: Dataset, path: str | Path, overwrite: bool = False) -> Path:
             digest = _sha256(unfinished / f"{name}.npy")
             leaves[name] = {"file": f"{name}.npy", "dtype": dtype, "shape": list(values.shape), "sha256": digest}
         header = {"format": FORMAT, "version": VERSION, "leaves": leaves, "provenance": dict(dataset.provenance)}
-        (unfinished / HEADER).write_text(json.dumps(header, indent=2, allow_nan=False) + "\n")
+        (unfinished / HEADER).write_text(json.dumps(header, indent=2) + "\n")
         if path.exists():
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             os.replace(path, old)
@@ -56,8 +60,6 @@ def save(dataset: Dataset, path: str | Path, overwrite: bool = False) -> Path:
             shutil.rmtree(old)
         else:
             os.replace(unfinished, path)
-    except (TypeError, ValueError) as error:
-        raise wrong("dataset", "provenance", "a value that JSON can hold", str(error)) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror}") from None
     finally:
