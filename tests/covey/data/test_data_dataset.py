@@ -103,7 +103,7 @@ def test_windows_are_slices_and_never_cross_an_episode():
 
 
 @pytest.mark.parametrize("final", [True, False])
-@pytest.mark.parametrize(("length", "stride"), [*itertools.product((1, 2, 3, 5), (1, 2, 3, 7))])
+@pytest.mark.parametrize(("length", "stride"), [*itertools.product((1, 3, 5), (1, 2, 7))])
 def test_window_starts_against_a_loop(length, stride, final):
     data = make([3, 1, 6, 5], [True, False, True, False], final=final)
     usable = [3, 1, 6, 5] if final else [3, 0, 6, 4]
