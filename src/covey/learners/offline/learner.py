@@ -123,7 +123,8 @@ class Offline:
             model=None if self.model is None else self.model.init(key_model, hp),
         )
 
-    def update(self, carry: OfflineCarry, data: Source) -> tuple[OfflineCarry, Metrics]:
+    def update(self, carry: OfflineCarry, data: Source | None = None) -> tuple[OfflineCarry, Metrics]:
+        assert data is not None, "an offline learner needs a `Source`"
         key, key_model, key_learn = jax.random.split(carry.key, 3)
         synthetic, share, metrics = None, 0.0, {}
         if self.model is not None:
