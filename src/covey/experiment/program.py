@@ -6,6 +6,9 @@
 The loop over updates is outside and the map over seeds inside, so one evaluation test and one loop counter serve all
 seeds, and metrics come out as [U, S, ...]. Nothing calls back to the host, so the program can be cached and sharded.
 
+A learner may also have `prepare(carry, data) -> carry`, pure like the rest: what happens once, before the first update
+and inside the same program (an offline learner fits a model to its data, say).
+
 Metrics are named `train/<name>` (every update), `eval/<name>` (NaN where no evaluation was due) and `finite` (bool:
 every parameter of that seed's policy is finite).
 """
@@ -104,6 +107,11 @@ class Program:
         return advance(state, num, data)
 
     def _advance(self, state: State, num: jax.Array, data: Any, length: int) -> tuple[State, Metrics]:
+        if prepare := getattr(self.learner, "prepare", None):
+            # As below: a condition without seed axis, so that later chunks skip it.
+            run = lambda carries: self._map(lambda carry: prepare(carry, data), carries)  # noqa: E731
+            carries = jax.lax.cond((state.update == 0) & (num > 0), run, lambda carries: carries, state.carries)
+            state = state._replace(carries=carries)
         shapes = jax.eval_shape(self._step, state, data)[1]
         buffers = jax.tree.map(lambda x: jnp.full((length, *x.shape), _nothing(x.dtype), x.dtype), shapes)
 
