@@ -62,6 +62,13 @@ reproduce-games: setup ## The matching games with 2 to 16 agents, 10 seeds, four
 reproduce-schelling: setup ## Schelling diagrams of the social dilemmas, per role, with scripted agents (ten minutes)
 	@$(BIN)/python results/schelling/make.py --episodes 32
 
+.PHONY: reproduce-social
+reproduce-social: setup ## Social rewards on the social dilemmas: claims, ablation, with HyperMARL (three hours on two cores)
+	@for study in claims ablation crossing; do \
+		for core in $$(seq 0 $$(($$(nproc) - 1))); do $(BIN)/python results/social/study.py $$study --core $$core & done; \
+		wait; done
+	@for study in claims ablation crossing; do $(BIN)/python results/social/study.py $$study --only-draw; done
+
 .PHONY: test
 test: setup lint types ## Lint, types, tests
 	@$(BIN)/python -m pytest

@@ -237,7 +237,9 @@ _HARVEST_SMALL = {
 _COINS = {"env_id": "coins", "window": "centred"}
 # As many coins as two agents can take, so that a coin left to the other is a coin lost.
 _COINS_SMALL = _COINS | {"map": "6x6", "coin_rate": 0.005, "view_size": 7, "max_steps": 200}
-_COINS_SMALL_RUN = replace(_SMALL, hp=replace(_SMALL.hp, learning_rate=3e-3))
+_COINS_SMALL_RUN = replace(
+    _SMALL, hp=replace(_SMALL.hp, learning_rate=3e-3), run=replace(_SMALL.run, total_steps=300_000)
+)
 _CLEANUP = {"env_id": "cleanup", "num_agents": 10, "window": "centred"}
 # Waste comes so fast that cleaning does not pay for one alone.
 _CLEANUP_SMALL = _CLEANUP | {

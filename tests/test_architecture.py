@@ -45,14 +45,17 @@ def test_wheel_holds_exactly_the_two_packages():
     assert config["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["envs_jax", "src/covey"]
 
 
-@pytest.mark.parametrize("module", ["envs_jax", "covey.experiment", "covey.learners.ppo", "algos.hypermarl_ippo"])
+@pytest.mark.parametrize(
+    "module",
+    ["envs_jax", "covey.data", "covey.diffusion", "covey.experiment", "covey.learners.ppo", "algos.hypermarl_ippo"],
+)
 def test_importing_does_nothing(module):
     """No backend, no output, none of the heavy packages."""
     script = (
         f"import sys, {module}\n"
         "from jax._src import xla_bridge\n"
         "assert not xla_bridge._backends, 'a backend was started'\n"
-        "heavy = {'jaxmarl', 'matplotlib', 'orbax', 'PIL', 'mujoco'} & set(sys.modules)\n"
+        "heavy = {'jaxmarl', 'matplotlib', 'orbax', 'PIL', 'mujoco', 'h5py', 'tensorstore'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)

@@ -7,16 +7,21 @@ claims    each game and composition under each social reward: do raw ones lose i
 ablation  Fair&Local inequity aversion on Harvest with high and low agents, with every subset of its three changes
 crossing  Fair&Local inequity aversion and selfishness on asymmetric Cleanup under each way of sharing weights
 
-Every cell has the same budget. First `FACTORS` times the paper's number that sets the method's strength (selfish and
-common reward: times the learning rate) are tried with 2 seeds each; then the best one, by collective return over the
-last fifth of training, runs with 8 other seeds. Both are one compiled program of 8 lanes. A cell writes a table of its
-own and is skipped if it is there, so that a study goes on where it was stopped. Then the summary and figures are drawn.
+Every cell has the same budget, and learns with its game's small preset. First `FACTORS` times the paper's number that
+sets a method's strength are tried with 2 seeds each; then the best one, by collective return over the last fifth of
+training, runs with 8 other seeds. Both are one compiled program of 8 lanes. Selfish and common reward have no such
+number: they run with 8 seeds and 8 others, of which only the latter are compared. (To tune the selfish baseline's
+learning rate by collective return picks the rate at which it has not yet learnt to harm.) A cell writes a table of its
+own and is skipped if it is there, so that a study goes on where it was stopped, and several processes can share it:
+one on each core trains twice as fast as one on two cores. Then the summary and figures are drawn.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
+import fcntl
 import os
 import time
 from collections import defaultdict
@@ -64,6 +69,8 @@ class Args:
     """Only these methods (or variants, or ways of sharing)."""
     total_steps: int | None = None
     """Environment steps of each lane; None for those of the games' presets."""
+    core: int | None = None
+    """Run on this core of the machine only, beside others of the kind."""
     only_draw: bool = False
     """Train nothing; draw what is there."""
 
@@ -113,15 +120,13 @@ def train(cell: Cell, total_steps: int | None) -> list[dict[str, Any]]:
     updates = args.run.updates(learner.steps_per_update)
     lanes = len(FACTORS) * TUNING_SEEDS
     assert lanes == SEEDS, "both stages share a program"
+    strength = STRENGTH.get(learner.social.term, ())
+    factors = np.repeat(FACTORS if strength else np.ones(len(FACTORS)), TUNING_SEEDS)
     program = jax.jit(make_train(learner, num_updates=updates, num_evaluations=args.run.num_evaluations))
 
     def lanes_of(factors: np.ndarray) -> Any:
         numbers = jax.tree.map(lambda x: jnp.full(lanes, x, jnp.float32), hp)
-        scale = lambda x: jax.tree.map(lambda leaf: leaf * jnp.asarray(factors, jnp.float32), x)  # noqa: E731
-        names = STRENGTH.get(learner.social.term, ())
-        if not names:
-            return dataclasses.replace(numbers, learning_rate=scale(numbers.learning_rate))
-        changed = {name: scale(getattr(numbers.social, name)) for name in names}
+        changed = {name: getattr(numbers.social, name) * jnp.asarray(factors, jnp.float32) for name in strength}
         return dataclasses.replace(numbers, social=dataclasses.replace(numbers.social, **changed))
 
     def run(stage: str, factors: np.ndarray, first_seed: int) -> list[dict[str, Any]]:
@@ -145,9 +150,9 @@ def train(cell: Cell, total_steps: int | None) -> list[dict[str, Any]]:
                 rows.append(row)
         return rows
 
-    tuned = run("tune", np.repeat(FACTORS, TUNING_SEEDS), 0)
+    tuned = run("tune", factors, 0)
     best = max(
-        FACTORS, key=lambda factor: np.mean([last(tuned, row["seed"]) for row in tuned if row["factor"] == factor])
+        factors, key=lambda factor: np.mean([last(tuned, row["seed"]) for row in tuned if row["factor"] == factor])
     )
     return tuned + run("final", np.full(lanes, best), 100)
 
@@ -162,8 +167,22 @@ def table(study: Study, cell: Cell) -> Path:
     return HERE / study / f"{cell.game}-{cell.label.replace(', ', '-').replace('+', '_')}.csv"
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Whether no other process is busy with this table; none is until the end of the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_suffix(".lock")
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+        lock.unlink()
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
     unfinished = path.with_suffix(".tmp")
     with unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -234,13 +253,16 @@ def draw(study: Study, curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]
 
 
 def main(args: Args) -> None:
+    if args.core is not None:
+        os.sched_setaffinity(0, {args.core})
     for cell in cells(args.study):
-        if args.only_draw or table(args.study, cell).exists():
-            continue
+        path = table(args.study, cell)
         if (args.games and cell.game not in args.games) or (args.methods and cell.label not in args.methods):
             continue
-        print(f"{cell.game}: {cell.label}", flush=True)
-        write(table(args.study, cell), train(cell, args.total_steps))
+        with alone(path) as free:
+            if free and not path.exists() and not args.only_draw:
+                print(f"{cell.game}: {cell.label}", flush=True)
+                write(path, train(cell, args.total_steps))
     summarise(args.study)
 
 

@@ -458,6 +458,15 @@ def test_visible_is_symmetric_in_centred_windows():
         assert 0.05 < visible[..., ~np.eye(6, dtype=bool)].mean() < 0.6
 
 
+def test_a_smaller_window_is_the_middle_of_a_larger_one():
+    wide, narrow = (envs_jax.make("harvest", map="ssd", num_agents=6, window="centred", view_size=v) for v in (11, 5))
+    states, _, _ = random_play(wide, wide.own_roles, jax.random.split(jax.random.key(5), 8), 60)
+    states = jax.tree.map(lambda x: x[:, -1], states)
+    seen = [np.array(jit_for_once(jax.vmap(env.observe))(states)) for env in (wide, narrow)]
+    assert (seen[0][:, :, 3:8, 3:8] == seen[1]).all() and len(np.unique(seen[1])) > 4
+    assert narrow.observation_space().shape == (5, 5, 2)
+
+
 def test_self_features_are_constant_planes():
     roles = {"role_id": [3, 0, 7], "zap_cooldown": [5, 0, 0], "clean_cooldown": [0, 4, 0]}
     env = envs_jax.make("cleanup", map="F P P P\n       ", num_agents=3, roles=roles, self_features=True)
