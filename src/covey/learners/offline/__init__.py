@@ -8,7 +8,7 @@
 
 The learners are MADDPG, MADDPG+BC, MADDPG+CQL and independent TD3+BC (`maddpg.py`), BC and IQL (`regression.py`), and
 MADDPG with a known payoff (`analytic.py`); `base.py` says what they have in common, `segments.py` what they learn from.
-`learner.py` has the program, `world_model.py` the world model.
+`learner.py` has the program, `world_model.py` the world model, `generated.py` what makes a learner a base of CODA.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Literal, get_args
 
 from covey.learners.offline.analytic import AnalyticMADDPG
 from covey.learners.offline.base import Acting, OfflineHyperparameters, OfflineLearner, OfflineState
+from covey.learners.offline.generated import GeneratedBase
 from covey.learners.offline.learner import Offline, OfflineCarry, OfflineConfig
 from covey.learners.offline.maddpg import MADDPG, CriticConfig
 from covey.learners.offline.regression import BC, IQL
@@ -48,7 +49,7 @@ def make_base(name: BaseName, team: Team, policy: PolicyConfig, config: CriticCo
 
 
 __all__ = [
-    "BC", "IQL", "MADDPG", "Acting", "AnalyticMADDPG", "BaseName", "CriticConfig", "Offline", "OfflineCarry",
-    "OfflineConfig", "OfflineHyperparameters", "OfflineLearner", "OfflineState", "Segments", "Source", "Team",
-    "WorldModel", "WorldModelConfig", "check_dataset", "from_rows", "gather", "make_base", "mix", "source",
+    "BC", "IQL", "MADDPG", "Acting", "AnalyticMADDPG", "BaseName", "CriticConfig", "GeneratedBase", "Offline",
+    "OfflineCarry", "OfflineConfig", "OfflineHyperparameters", "OfflineLearner", "OfflineState", "Segments", "Source",
+    "Team", "WorldModel", "WorldModelConfig", "check_dataset", "from_rows", "gather", "make_base", "mix", "source",
 ]  # fmt: skip

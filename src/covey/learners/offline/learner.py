@@ -201,26 +201,26 @@ class Offline:
     def evaluate(self, carry: OfflineCarry, key: jax.Array) -> Metrics:
         """Means over greedy episodes of the sums of rewards and of what the environment reports."""
         count = self.config.eval_episodes
-        step, memory = self._policy_step(carry, count)
+        step, memory = policy_step(self.env, self.base, self.policy(carry), count)
         return evaluation.evaluate(self.env, step, memory, count, self.eval_steps, key)
 
     def policy(self, carry: OfflineCarry) -> Any:
         return self.base.policy(carry.base)
 
     def episode(self, carry: OfflineCarry, key: jax.Array) -> tuple[Any, jax.Array]:
-        step, memory = self._policy_step(carry, 1)
+        step, memory = policy_step(self.env, self.base, self.policy(carry), 1)
         return evaluation.play(self.env, step, memory, self.eval_steps, key)
 
-    def _policy_step(self, carry: OfflineCarry, count: int) -> tuple[evaluation.Step, jax.Array]:
-        """A greedy step of E environments, and their memories [E, N, M] at the start."""
-        params = self.policy(carry)
 
-        def step(env_state: Any, memory: jax.Array, key: jax.Array) -> tuple[Any, jax.Array, Any]:
-            obs = jax.vmap(self.env.observe)(env_state)
-            obs = obs.reshape(*obs.shape[:2], -1).astype(jnp.float32)
-            action, memory = jax.vmap(lambda o, m: self.base.act(params, o, m))(obs, memory)
-            env_state, outcome = jax.vmap(self.env.advance)(jax.random.split(key, count), env_state, action)
-            return env_state, memory, outcome
+def policy_step(env: Any, base: OfflineLearner, params: Any, count: int) -> tuple[evaluation.Step, jax.Array]:
+    """A greedy step of `count` environments for `covey.learners.evaluation`, and their memories [E, N, M] at first."""
 
-        start = self.base.start()
-        return step, jnp.broadcast_to(start, (count, *start.shape))
+    def step(env_state: Any, memory: jax.Array, key: jax.Array) -> tuple[Any, jax.Array, Any]:
+        obs = jax.vmap(env.observe)(env_state)
+        obs = obs.reshape(*obs.shape[:2], -1).astype(jnp.float32)
+        action, memory = jax.vmap(lambda o, m: base.act(params, o, m))(obs, memory)
+        env_state, outcome = jax.vmap(env.advance)(jax.random.split(key, count), env_state, action)
+        return env_state, memory, outcome
+
+    start = base.start()
+    return step, jnp.broadcast_to(start, (count, *start.shape))
