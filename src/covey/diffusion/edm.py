@@ -132,10 +132,10 @@ def sample(
     def step(x: jax.Array, inputs: tuple) -> tuple[jax.Array, None]:
         (sigma, next_sigma, churn), scale, key_step = inputs
         if config.churn > 0:
-            raised = sigma * (1.0 + churn)
             noise = config.churn_noise * jax.random.normal(key_step, shape)
-            x = x + jnp.sqrt(jnp.square(raised) - jnp.square(sigma)) * noise
-            sigma = raised
+            # sqrt(raised^2 - sigma^2) in a form that rounding cannot make the root of less than 0.
+            x = x + sigma * jnp.sqrt(churn * (2.0 + churn)) * noise
+            sigma = sigma * (1.0 + churn)
         denoised = denoiser(x, sigma)
         slope = (x - denoised) / sigma
         if guide is not None:

@@ -48,6 +48,7 @@ def test_heun_is_of_second_order_and_euler_of_first():
 
 def test_churn_keeps_the_distribution():
     config = EDMConfig(num_steps=40, churn=20.0, churn_noise=1.0)
+    assert np.isfinite(jax.jit(lambda: edm.sample(denoiser, jax.random.key(2), (64, 2), EDMConfig(churn=80.0)))()).all()
     still, moved = (
         np.asarray(edm.sample(denoiser, jax.random.key(2), (20000,), c)) for c in (EDMConfig(num_steps=40), config)
     )

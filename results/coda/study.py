@@ -1,0 +1,464 @@
+"""CODA on polynomial games, and its generator on toys whose truth is known: `make reproduce-coda`.
+
+    python results/coda/study.py games|closed|steering|size
+
+games     each mode on Multiplication and Twin Peaks, 16 seeds: `games.csv`, where joint policies go over the payoff
+          (`games.png`, `curves.png`), and generated samples as they follow the policy, or not (`follow.gif`)
+closed    fixed points beside their closed forms, other coefficients, other data, three players: `closed.csv`
+steering  guided segments of a linear system with H = 20, N = 2, A = 3 against the guidance scale: log-probability under
+          an untrained and a trained policy, consistency with the true dynamics and rewards, distance to the data, with
+          and without churn (`steering.csv`, `steering.png`)
+size      the guidance scale that steers best against the number of guided actions, with an exact denoiser
+          (`size.csv`, `size.png`)
+
+Times in the tables are wall and processor seconds on the machine that ran it, compilation included and nothing cached.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from algos.tasks_coda import Args as CodaArgs
+from algos.tasks_coda import DataConfig, build, presets
+from covey.diffusion import (
+    EDMConfig,
+    FitHyperparameters,
+    Generator,
+    GeneratorConfig,
+    Layout,
+    UNetConfig,
+    diagnostics,
+    edm,
+    from_arrays,
+    guidance,
+)
+from covey.experiment import Program, make_train, seed_keys
+from covey.experiment.plot import COLOURS
+from covey.experiment.statistics import bootstrap_interval, iqm
+from covey.experiment.video import save_gif
+from covey.learners.analytic import AnalyticConfig, AnalyticHyperparameters, AnalyticMADDPG
+from envs_jax.games import polynomial
+from envs_jax.games.polynomial import Multiplication, TwinPeaks
+
+HERE = Path(__file__).parent
+MODES = ("none", "unconditional", "q", "policy", "cfg")
+SUCCESS = {"multiplication": 0.99, "twin-peaks": 0.55}
+SEEDS, UPDATES, EVERY = 16, 150, 5
+
+
+@dataclass(frozen=True)
+class Args:
+    """Settings."""
+
+    study: tyro.conf.Positional[Literal["games", "closed", "steering", "size"]]
+    """Which study."""
+
+
+def write(name: str, rows: list[dict[str, Any]]) -> None:
+    """A table in this folder."""
+    shown = [{k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    with (HERE / name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(shown[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(shown)
+
+
+def figure(columns: int, rows: int = 1, size: tuple[float, float] = (4.2, 3.4)) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(size[0] * columns, size[1] * rows), dpi=100, layout="constrained")
+    FigureCanvasAgg(drawn)
+    return drawn, drawn.subplots(rows, columns, squeeze=False)
+
+
+# --- Games ---
+
+
+def games() -> None:
+    """All modes on both games; the samples of one seed in between."""
+    rows, summary, paths, samples = [], [], {}, {}
+    for game, threshold in SUCCESS.items():
+        for mode in MODES:
+            args = presets(mode)[game]["small"]  # type: ignore[arg-type]
+            learner, hp, data = build(args)
+            program = Program(learner, UPDATES, UPDATES)
+            wall, cpu = time.perf_counter(), time.process_time()
+            state = jax.jit(program.init)(seed_keys(0, SEEDS), hp)
+            advance = jax.jit(partial(program.advance, length=EVERY)).lower(state, jnp.int32(EVERY), data).compile()
+            compiled = time.perf_counter() - wall
+            chunks, taken = [], []
+            for _ in range(0, UPDATES, EVERY):
+                state, metrics = advance(state, jnp.int32(EVERY), data)
+                chunks.append(jax.tree.map(np.asarray, metrics))
+                taken.append(jax.tree.map(lambda x: x[0], state.carries))
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            metrics = jax.tree.map(lambda *x: np.concatenate(x), *chunks)
+            theta, payoff = metrics["train/theta"], metrics["eval/episode_return"][..., 0]  # [U, S, N], [U, S]
+            paths[game, mode] = np.concatenate([np.broadcast_to(args.base.initial, (1, SEEDS, 2)), theta])
+            rows += list(_rows(game, mode, metrics))
+            low, high = bootstrap_interval(payoff[-1])
+            line = {"game": game, "mode": mode, "seeds": SEEDS, "optimum": polynomial.optimum(args.env).payoff}
+            line |= {f"payoff_iqm_{u}": float(iqm(payoff[u - 1])) for u in (50, 100, 150)}
+            line |= {"low_150": float(low), "high_150": float(high), "min_150": float(payoff[-1].min())}
+            line |= {"success_150": int((payoff[-1] >= threshold).sum()), "threshold": threshold}
+            line |= {"compile_s": compiled, "wall_s": wall, "processor_s": cpu}
+            print(line, flush=True)
+            summary.append(line)
+            if game == "twin-peaks" and mode != "none":
+                generate = jax.jit(partial(learner.generate, num=200))
+                samples[mode] = [np.asarray(generate(c, data, jax.random.key(0)).action)[:, 0, :, 0] for c in taken]
+    write("games.csv", rows)
+    write("games_summary.csv", summary)
+    _draw_games(paths)
+    _draw_curves(rows)
+    _film(paths, samples)
+
+
+def _rows(game: str, mode: str, metrics: dict[str, np.ndarray]) -> Any:
+    for seed in range(SEEDS):
+        for update in range(EVERY, UPDATES + 1, EVERY):
+            row: dict[str, Any] = {"game": game, "mode": mode, "seed": seed, "update": update}
+            row |= {f"theta_{i}": float(metrics["train/theta"][update - 1, seed, i]) for i in (0, 1)}
+            row["payoff"] = float(metrics["eval/episode_return"][update - 1, seed, 0])
+            for name in ("policy_distance", "reward_error", "fit_validation_loss"):
+                found = metrics.get(f"train/{name}")
+                row[name] = "" if found is None else float(found[update - 1, seed])
+            yield row
+
+
+def _draw_games(paths: dict[tuple[str, str], np.ndarray]) -> None:
+    """A panel for each game and mode: where the joint policies of all seeds went."""
+    drawn, axes = figure(len(MODES), len(SUCCESS), (3.3, 3.3))
+    for i, (game, threshold) in enumerate(SUCCESS.items()):
+        env = presets("none")[game]["small"].env
+        for j, mode in enumerate(MODES):
+            ax, path = axes[i][j], paths[game, mode]
+            _surface(ax, env)
+            ax.plot(path[..., 0], path[..., 1], color="#e41a1c", linewidth=0.8, alpha=0.7)
+            ax.plot(*path[-1].T, "X", color="#e41a1c", markeredgecolor="black", markersize=8, clip_on=False)
+            ax.plot(*path[0, 0], "o", color="white", markeredgecolor="black", markersize=6)
+            final = np.asarray(polynomial.payoff(env, jnp.asarray(path[-1])))[:, 0]
+            ax.set_title(f"{mode}\n{(final >= threshold).sum()} of {SEEDS} reach {threshold}", fontsize=10)
+        axes[i][0].set_ylabel(game)
+    drawn.savefig(HERE / "games.png")
+
+
+def _surface(ax: Any, env: Any) -> None:
+    side = np.linspace(-1, 1, 121)
+    joint = np.stack(np.meshgrid(side, side), axis=-1)
+    surface = np.asarray(polynomial.payoff(env, jnp.asarray(joint)))[..., 0]
+    ax.pcolormesh(side, side, surface, cmap="viridis", shading="gouraud", vmin=np.quantile(surface, 0.1))
+    levels = np.unique(np.quantile(surface, np.linspace(0.05, 0.98, 12)))
+    ax.contour(side, side, surface, levels=levels, colors="white", linewidths=0.5, alpha=0.5)
+    x, y = polynomial.optimum(env).actions.T
+    ax.plot(x, y, "*", color="white", markeredgecolor="black", markersize=13, linestyle="none", clip_on=False)
+    ax.set(xlim=(-1, 1), ylim=(-1, 1), xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+    ax.set_aspect("equal")
+
+
+def _draw_curves(rows: list[dict[str, Any]]) -> None:
+    drawn, axes = figure(2)
+    for ax, (game, threshold) in zip(axes[0], SUCCESS.items(), strict=True):
+        for mode, colour in zip(MODES, COLOURS, strict=False):
+            found = [row for row in rows if row["game"] == game and row["mode"] == mode]
+            updates = sorted({row["update"] for row in found})
+            payoff = np.array([[r["payoff"] for r in found if r["update"] == u] for u in updates])  # [U, S]
+            bounds = np.array([bootstrap_interval(p) for p in payoff])
+            ax.plot(updates, [iqm(p) for p in payoff], color=colour, label=mode)
+            ax.fill_between(updates, *bounds.T, color=colour, alpha=0.2, linewidth=0)
+        ax.axhline(threshold, color="grey", linewidth=0.8, linestyle=":")
+        ax.set(title=game, xlabel="updates", ylabel="payoff (IQM, 95 %)")
+    axes[0][0].legend(fontsize=8)
+    drawn.savefig(HERE / "curves.png")
+
+
+def _film(paths: dict[tuple[str, str], np.ndarray], samples: dict[str, list[np.ndarray]]) -> None:
+    """Samples of one seed in each mode as its joint policy moves, on Twin Peaks."""
+    env, frames = presets("none")["twin-peaks"]["small"].env, []
+    shown = [*range(0, 20), *range(20, UPDATES // EVERY, 2)]
+    for k in [*shown, *[shown[-1]] * 6]:
+        drawn, axes = figure(len(samples), 1, (2.6, 2.9))
+        for ax, (mode, clouds) in zip(axes[0], samples.items(), strict=True):
+            path = paths["twin-peaks", mode][: (k + 1) * EVERY + 1, 0]
+            _surface(ax, env)
+            ax.plot(*clouds[k].T, ".", color="#ff7f00", markersize=3, alpha=0.8)
+            ax.plot(*path.T, color="#e41a1c", linewidth=1.2)
+            ax.plot(*path[-1], "X", color="#e41a1c", markeredgecolor="black", markersize=10)
+            ax.set_title(f"{mode}, update {(k + 1) * EVERY}", fontsize=9)
+        drawn.canvas.draw()
+        frames.append(np.asarray(drawn.canvas.buffer_rgba())[..., :3].copy())
+    save_gif(HERE / "follow.gif", frames, fps=5)
+
+
+# --- Closed forms ---
+
+
+def closed() -> None:
+    """Fixed points that are known, beside those that training reaches."""
+    rows: list[dict[str, Any]] = []
+
+    def add(case: str, quantity: str, exact: float, measured: float) -> None:
+        error = abs(measured - exact) / max(abs(exact), 1e-12)
+        rows.append({"case": case, "quantity": quantity, "exact": exact, "measured": measured, "error": error})
+        print(rows[-1], flush=True)
+
+    # The dataset alone on Twin Peaks: x* = C m_y / (2 A + 2 B E[y^2]), mean of the last half of 2000 updates.
+    for a, b, c in ((1.0, 4.0, 5.0), (0.5, 2.0, 3.0)):
+        args = replace(presets("none")["twin-peaks"]["small"], env=TwinPeaks(a=a, b=b, c=c))
+        train = jax.jit(make_train(build(args).learner, 2000, 1))
+        for mean, std in (((0.3, 0.3), 0.2), ((0.5, 0.2), 0.3), ((-0.4, 0.6), 0.5)):
+            config = DataConfig("gaussian", data_mean=mean, data_std=std)
+            learner, hp, data = build(replace(args, dataset=config))
+            _, metrics = train(seed_keys(0, SEEDS), hp, data)
+            found = np.asarray(metrics["train/theta"])[1000:].mean(axis=(0, 1))
+            actions = np.asarray(data.segments(data.starts, 1))[:, 0, 3:5].astype(np.float64)
+            m, square = actions.mean(axis=0), np.square(actions).mean(axis=0)
+            for i in (0, 1):
+                exact = c * m[1 - i] / (2 * a + 2 * b * square[1 - i])
+                add(f"none, twin peaks A={a} B={b} C={c}, data N({mean}, {std})", f"theta_{i}", exact, found[i])
+
+    # An on-policy generator of spread sigma: sqrt((C - 2 A) / 2 B - sigma^2), by exact samples with noise.
+    for sigma in (0.0, 0.1, 0.2, 0.3, 0.5):
+        game = TwinPeaks()
+        base = AnalyticMADDPG(game, partial(polynomial.payoff, game), AnalyticConfig((0.5, 0.6)))
+        found = float(np.abs(_noisy(base, sigma)).mean())
+        add(f"on-policy samples of spread {sigma}, twin peaks", "|theta|", float(np.sqrt(3 / 8 - sigma**2)), found)
+
+    # CODA with a share of real data: alpha theta^2 = (C alpha - 2 A) / 2 B - (1 - alpha) E[y^2] for centred data.
+    args = presets("cfg")["twin-peaks"]["small"]
+    learner, hp, data = build(args)
+    shares = np.repeat([1.0, 0.9375, 0.8, 0.6], 4)
+    hp = replace(hp, coda=replace(hp.coda, mix=1.0))  # checked as a number, then swept
+    swept = jax.tree.map(lambda x: jnp.full(SEEDS, x, jnp.float32), hp)
+    swept = replace(swept, coda=replace(swept.coda, mix=jnp.asarray(shares, jnp.float32)))
+    _, metrics = jax.jit(make_train(learner, 300, 1))(seed_keys(0, SEEDS), swept, data)
+    theta = np.abs(np.asarray(metrics["train/theta"])[200:]).mean(axis=(0, 2))
+    square = float(np.square(np.asarray(data.rows)[:, 3:5]).mean())
+    for share in np.unique(shares)[::-1]:
+        exact = np.sqrt(max((5 * share - 2) / 8 - (1 - share) * square, 0.0) / share)
+        add(f"cfg, twin peaks, share {share} generated", "|theta|", float(exact), float(theta[shares == share].mean()))
+
+    # CODA elsewhere: payoffs after 150 updates beside the optimum.
+    twin, product = presets("policy")["twin-peaks"]["small"], presets("policy")["multiplication"]["small"]
+    shifted = DataConfig("gaussian", data_mean=(0.1, -0.1), data_std=0.5)
+    three = replace(product, env=Multiplication(num_agents=3), base=AnalyticConfig((-0.64, 0.65, 0.3)))
+    cases: dict[str, CodaArgs] = {
+        "policy, twin peaks A=0.5 B=2.0 C=3.0": replace(twin, env=TwinPeaks(a=0.5, b=2.0, c=3.0)),
+        "policy, twin peaks, data N((0.1, -0.1), 0.5)": replace(twin, dataset=shifted),
+        "policy, multiplication of three": three,
+        "none, multiplication of three": replace(three, coda=replace(three.coda, mode="none")),
+    }
+    for case, args in cases.items():
+        learner, hp, data = build(args)
+        _, metrics = jax.jit(make_train(learner, UPDATES, 1))(seed_keys(0, SEEDS), hp, data)
+        payoff = np.asarray(metrics["eval/episode_return"])[-1, :, 0]
+        add(
+            case,
+            f"payoff, median of {SEEDS} (min {payoff.min():.3f})",
+            polynomial.optimum(args.env).payoff,
+            float(np.median(payoff)),
+        )
+    write("closed.csv", rows)
+
+
+def _noisy(base: AnalyticMADDPG, sigma: float) -> np.ndarray:
+    """Joint actions that ascent ends at when others' actions are the policies' with noise; mean of the last half."""
+
+    def step(carry: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+        noise = sigma * jax.random.normal(key, (256, 1, 2, 1))
+        segment = Layout(2, 1, 1).split(jnp.zeros((256, 1, 6)))._replace(action=carry.theta[:, None] + noise)
+        carry, _ = base.learn(carry, segment, key)
+        return carry, carry.theta
+
+    def run(key: jax.Array) -> jax.Array:
+        keys = jax.random.split(key, 4000)
+        return jnp.mean(jax.lax.scan(step, base.init(key, AnalyticHyperparameters()), keys)[1][2000:], axis=0)
+
+    return np.asarray(jax.jit(jax.vmap(run))(seed_keys(0, 4)))
+
+
+# --- Steering ---
+
+H, N, A, S = 20, 2, 3, 4
+TOY = Layout(N, obs_size=S, action_size=A, state_size=S)
+SCALES = np.logspace(-3, 1, 13)
+
+
+def _toy_system() -> tuple[np.ndarray, np.ndarray]:
+    """How joint actions move the state, [6, 4], and the gains of three joint policies, [3, 2, 4, 3]."""
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(N * A, S)) / np.sqrt(N * A), 1.5 * rng.normal(size=(3, N, S, A)) / np.sqrt(S)
+
+
+def toy_step(state: Any, action: Any) -> Any:
+    """The true dynamics: s' = 0.9 s + 0.3 a B, for actions [..., N, A]."""
+    return 0.9 * state + 0.3 * action.reshape(*action.shape[:-2], N * A) @ _toy_system()[0].astype(np.float32)
+
+
+def toy_reward(state: Any) -> Any:
+    """The true reward, -|s|^2 / 4."""
+    return -0.25 * (state**2).sum(-1)
+
+
+def toy_data(segments: int = 3000) -> np.ndarray:
+    """Segments [E, H, C] of one of three joint policies each, tanh(K o) with noise of deviation 0.3."""
+    rng, gains = np.random.default_rng(1), _toy_system()[1]
+    state, which = rng.normal(size=(segments, S)), rng.integers(3, size=segments)
+    rows = []
+    for _ in range(H):
+        mean = np.tanh(np.einsum("es,ensa->ena", state, gains[which]))
+        action = np.clip(mean + 0.3 * rng.normal(size=mean.shape), -1, 1)
+        flat = [
+            state,
+            np.tile(state, N),
+            action.reshape(segments, -1),
+            toy_reward(state)[:, None],
+            np.zeros((segments, 1)),
+        ]
+        rows.append(np.concatenate(flat, axis=1))
+        state = toy_step(state, action)
+    return np.stack(rows, axis=1)
+
+
+def steering() -> None:
+    """Log-probability, consistency and support of guided segments against the guidance scale."""
+    data = from_arrays(toy_data())
+    config = GeneratorConfig(horizon=H, fit_steps=3000, fit_batch_size=64)
+    generator = Generator(TOY, data.normaliser.varying, config, UNetConfig())
+    hp = FitHyperparameters(fit_learning_rate=3e-3, ema_decay=0.995)
+    began = time.perf_counter()
+    params, curve = jax.block_until_ready(jax.jit(lambda key: generator.fit(key, hp, data))(jax.random.key(0)))
+    print(f"fit: {time.perf_counter() - began:.0f} s, losses {np.asarray(curve)[-1]}", flush=True)
+    gains = _toy_system()[1][0].astype(np.float32)  # "trained": one of those that made the data
+    fresh = (0.1 * np.random.default_rng(2).normal(size=gains.shape)).astype(np.float32)
+    seen = np.asarray(data.rows)
+    spread = seen.std(axis=0)[np.r_[0:S, TOY.action_channels]]
+    support = jnp.asarray(seen[::10][:, np.r_[0:S, TOY.action_channels]])
+
+    def measure(generator: Generator, policy: jax.Array, scale: jax.Array) -> dict[str, jax.Array]:
+        act = lambda obs: jnp.tanh(jnp.einsum("bhno,noa->bhna", obs, policy))  # noqa: E731
+        made = TOY.split(
+            generator.sample(
+                params, jax.random.key(1), 128, data.normaliser,
+                score=guidance.unit_variance(act), guidance_scale=scale,
+            )
+        )  # fmt: skip
+        error = (made.state[:, 1:] - toy_step(made.state, made.action)[:, :-1]) / spread[:S]
+        pairs = jnp.concatenate([made.state, made.action.reshape(*made.done.shape, N * A)], axis=-1).reshape(
+            -1, S + N * A
+        )
+        return {
+            "log_prob": diagnostics.action_log_prob(act(made.obs), made.action),
+            "policy_distance": diagnostics.policy_distance(act(made.obs), made.action),
+            "dynamics_error": jnp.sqrt(jnp.mean(jnp.square(error))),
+            "reward_error": diagnostics.reward_error(made.reward, toy_reward(made.state)[..., None]),
+            "view_mismatch": jnp.mean(jnp.abs(made.obs - made.state[:, :, None]) / spread[:S]),
+            "support_distance": jnp.mean(diagnostics.support_distance(pairs[::8], support, jnp.asarray(spread))),
+            "done_rate": diagnostics.done_rate(made.done),
+        }
+
+    rows = []
+    for churn in (0.0, 80.0):
+        changed = replace(generator, edm=EDMConfig(churn=churn))
+        sweep = jax.jit(
+            lambda policy, g=changed: jax.lax.map(lambda s: measure(g, policy, s), jnp.asarray([0.0, *SCALES]))
+        )
+        for name, policy in (("untrained", fresh), ("trained", gains)):
+            found = jax.tree.map(np.asarray, sweep(jnp.asarray(policy)))
+            for i, scale in enumerate([0.0, *SCALES]):
+                row = {"policy": name, "churn": churn, "guidance_scale": float(scale)}
+                rows.append(row | {key: float(value[i]) for key, value in found.items()})
+            peak, falls = diagnostics.collapse_scale(SCALES, found["log_prob"][1:])
+            print(f"{name}, churn {churn}: peak at {peak:.3g}, collapses: {falls}", flush=True)
+    write("steering.csv", rows)
+    panels = {
+        "log_prob": "log-probability of actions", "dynamics_error": "dynamics error (deviations)",
+        "reward_error": "reward error", "support_distance": "distance to the data (deviations)",
+    }  # fmt: skip
+    drawn, axes = figure(len(panels), 1, (3.8, 3.4))
+    for ax, (key, label) in zip(axes[0], panels.items(), strict=True):
+        for k, (name, churn) in enumerate((n, c) for n in ("untrained", "trained") for c in (0.0, 80.0)):
+            found = [row for row in rows if (row["policy"], row["churn"]) == (name, churn)]
+            values = [row[key] for row in found]
+            style = {"color": COLOURS[k // 2], "linestyle": "--" if churn else "-"}
+            ax.plot(SCALES, values[1:], label=f"{name}, {'churn 80' if churn else 'no churn'}", **style)
+            ax.plot(SCALES[0] / 2, values[0], "o", color=COLOURS[k // 2], fillstyle="none" if churn else "full")
+        ax.set(xscale="log", xlabel="guidance scale (dot: none)", title=label)
+    axes[0][0].axhline(diagnostics.log_prob_ceiling(H, N * A), color="grey", linestyle=":")
+    axes[0][0].legend(fontsize=7)
+    drawn.savefig(HERE / "steering.png")
+
+
+# --- Size ---
+
+
+def size() -> None:
+    """The best guidance scale for data of d independent two-peaked actions, whose denoiser is exact."""
+    centre, width, rows = 0.8, 0.2, []
+    scales = np.logspace(-1.5, 2, 43)
+
+    def denoiser(x: jax.Array, sigma: jax.Array) -> jax.Array:
+        """E[x0 | x] for data of 0.5 N(centre, width^2) + 0.5 N(-centre, width^2) in each dimension."""
+        total = width**2 + sigma**2
+        sign = jnp.tanh(x * centre / total)
+        return (x * width**2 + sign * centre * sigma**2) / total
+
+    def rms(count: int, config: EDMConfig, scale: jax.Array) -> jax.Array:
+        target = 0.5 * jnp.where(jnp.arange(count) % 2, 1.0, -1.0)
+        guide = lambda denoised: guidance.unit_direction(target - denoised)  # noqa: E731
+        steps = scale * jnp.asarray(guidance.schedule(config.num_steps))
+        x = edm.sample(denoiser, jax.random.key(0), (64, count), config, guide, steps)
+        return jnp.sqrt(jnp.mean(jnp.square(x - target)))
+
+    sizes = (2, 6, 24, 120, 360)
+    for churn in (0.0, 80.0):
+        for count in sizes:
+            measure: Callable = partial(rms, count, EDMConfig(churn=churn))
+            found = np.asarray(jax.jit(lambda m=measure: jax.lax.map(m, jnp.asarray(scales)))())
+            for scale, value in zip(scales, found, strict=True):
+                rows.append({"churn": churn, "actions": count, "guidance_scale": float(scale), "rms": float(value)})
+    write("size.csv", rows)
+    _draw_size(rows, sizes)
+
+
+def _draw_size(rows: list[dict[str, Any]], sizes: tuple[int, ...]) -> None:
+    """Distances against the scale, and the scales that halve the distance of unguided samples, and that are best."""
+    drawn, axes = figure(2)
+    for churn, line in ((0.0, "-"), (80.0, "--")):
+        halving, best = [], []
+        for k, count in enumerate(sizes):
+            found = [row for row in rows if (row["churn"], row["actions"]) == (churn, count)]
+            scales, values = (np.array([row[key] for row in found]) for key in ("guidance_scale", "rms"))
+            axes[0][0].plot(scales, values, line, color=COLOURS[k], label=None if churn else f"{count} actions")
+            peak = int(values.argmin())
+            # Distances fall up to the best scale: where, on the way there, are they half of the first?
+            halving.append(float(np.exp(np.interp(-0.5 * values[0], -values[: peak + 1], np.log(scales[: peak + 1])))))
+            best.append(float(scales[peak]))
+        for values, colour, name in ((halving, "black", "halves the distance"), (best, COLOURS[1], "best")):
+            slope = np.polyfit(np.log(sizes), np.log(values), 1)[0]
+            print(f"churn {churn:g}, {name}: {np.round(values, 3)}, exponent {slope:.3f}", flush=True)
+            label = f"{name}, churn {churn:g}: d^{slope:.2f}"
+            axes[0][1].plot(sizes, values, f"o{line}", color=colour, label=label, markersize=4)
+    axes[0][0].set(xscale="log", xlabel="guidance scale (dashed: churn 80)", ylabel="rms distance per action")
+    axes[0][0].set_ylim(0, 1.2)
+    axes[0][0].legend(fontsize=8)
+    axes[0][1].set(xscale="log", yscale="log", xlabel="guided actions d = H N A", ylabel="guidance scale")
+    axes[0][1].legend(fontsize=7)
+    drawn.savefig(HERE / "size.png")
+
+
+if __name__ == "__main__":
+    args = tyro.cli(Args, description=__doc__)
+    {"games": games, "closed": closed, "steering": steering, "size": size}[args.study]()
