@@ -164,7 +164,10 @@ def last(rows: list[dict[str, Any]], seed: int, name: str = "collective_return")
 
 
 def table(study: Study, cell: Cell) -> Path:
-    return HERE / study / f"{cell.game}-{cell.label.replace(', ', '-').replace('+', '_')}.csv"
+    label = cell.label.replace(", ", "-").replace("+", "_")
+    if study == "crossing" and cell.sharing == "nops":  # a run of the claims as well
+        study, label = "claims", cell.social.method
+    return HERE / study / f"{cell.game}-{label}.csv"
 
 
 @contextlib.contextmanager
