@@ -57,10 +57,20 @@ def require_positive(**settings: float) -> None:
             raise ValueError(f"{name} is {value}; allowed: a number above 0")
 
 
-def draw_agents(canvas: Canvas, position: np.ndarray, velocity: np.ndarray, radius: float) -> None:
-    """Discs in the agents' colours, each with a short stroke towards where it is heading."""
-    for i, (place, speed) in enumerate(zip(position, velocity, strict=True)):
-        color = drawing.agent_color(i)
+def view_edge(usual: float, needed: float) -> float:
+    """How far a picture reaches so that `needed` is in it. Beyond the `usual` it widens in steps, so that a film does
+    not pump with every move."""
+    return usual * 2 ** (np.ceil(4 * np.log2(max(needed / usual, 1.0))) / 4)
+
+
+def draw_agents(
+    canvas: Canvas, position: np.ndarray, velocity: np.ndarray, radius: float, colors: np.ndarray | None = None
+) -> None:
+    """Discs in the agents' colours, each with a short stroke towards where it is heading. `colors` are int[N], numbers
+    of `agent_color`; by default each agent has its own."""
+    numbers = np.arange(len(position)) if colors is None else colors
+    for number, place, speed in zip(numbers, position, velocity, strict=True):
+        color = drawing.agent_color(int(number))
         canvas.line(place, place + 0.35 * speed, 0.35 * radius, drawing.mix(color, drawing.INK, 0.3), alpha=0.8)
         canvas.disc(place, radius + 1.2 * canvas.pixel, drawing.PAPER)
         canvas.disc(place, radius, color)

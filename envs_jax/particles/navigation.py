@@ -16,7 +16,7 @@ from envs_jax import drawing
 from envs_jax.base import Outcome, flat_box, pytree, start_clock
 from envs_jax.drawing import Canvas
 from envs_jax.particles import physics, spawning
-from envs_jax.particles.base import ParticleEnv, ParticleState, draw_agents, require_positive
+from envs_jax.particles.base import ParticleEnv, ParticleState, draw_agents, require_positive, view_edge
 from envs_jax.spaces import Box
 
 GOAL_RADIUS = 0.05
@@ -203,10 +203,8 @@ class Navigation(ParticleEnv):
 
     def render(self, state: NavigationState) -> np.ndarray:
         position, goal = np.asarray(state.position), np.asarray(state.goal)
-        # Agents may leave the area: then the view widens in steps, so that a film does not pump with every move.
-        area = max(self._semidim)
-        edge = max(1.2 * area, float(np.abs([position, goal]).max()) + 1.5 * self.agent_radius)
-        edge = 1.2 * area * 2 ** (np.ceil(4 * np.log2(edge / (1.2 * area))) / 4)
+        # Agents may leave the area.
+        edge = view_edge(1.2 * max(self._semidim), float(np.abs([position, goal]).max()) + 1.5 * self.agent_radius)
         canvas = Canvas((-edge, edge, -edge, edge))
         x, y = self._semidim
         canvas.frame((-x, -y), (x, y), 2 * canvas.pixel, drawing.FAINT)

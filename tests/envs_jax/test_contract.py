@@ -11,13 +11,15 @@ import pytest
 import envs_jax
 from envs_jax.base import MultiAgentEnv, Outcome, State, flat_box, pytree, select, start_clock
 from envs_jax.mamujoco import ALIASES, IDS
+from envs_jax.particles import BPS_GROUPS
 from envs_jax.registry import _REGISTRY
 from envs_jax.spaces import Box, Discrete
 from envs_jax.testing import check_env, check_jaxmarl_wrappers
 
 KEY = jax.random.key(0)
-# All of MuJoCo's ids are one class, which `mamujoco/test_env.py` holds to the contract.
-CHECKED = [env_id for env_id in envs_jax.registered() if env_id not in IDS | ALIASES]
+# All of MuJoCo's ids are one class, which `mamujoco/test_env.py` holds to the contract; `bps-1` to `bps-4` are sizes of
+# `blind_particle_spread`.
+CHECKED = [env_id for env_id in envs_jax.registered() if env_id not in IDS | ALIASES | BPS_GROUPS]
 
 
 @pytest.mark.parametrize("env_id", CHECKED)
