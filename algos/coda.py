@@ -10,8 +10,9 @@ One program fits the denoiser to the dataset and then alternates between samplin
 and steps of the base learner on them (Algorithm 2). The other modes are what CODA is compared with, in the same loop:
 `none` (the dataset alone), `unconditional` (samples that follow nobody) and `q` (samples of high reward).
 
-On polynomial games the base is MADDPG with the payoff as its critic. What the paper leaves open, and our choice, is in
-docs/coda.md.
+On polynomial games the base is MADDPG with the payoff as its critic. Besides the presets the program takes any payoff
+by its terms, each a coefficient and every player's exponent: payoff/-1:2,0/-1:0,2/-4:2,2/5:1,1 is Twin Peaks. What the
+paper leaves open, and our choice, is in docs/coda.md.
 """
 
 from algos.tasks_coda import main, presets

@@ -83,6 +83,20 @@ class Args:
     run: RunConfig = RunConfig()
 
 
+def game_of(name: str) -> PolynomialGame:
+    """The common-payoff game `payoff/C:D,D,.../C:D,D,...`: the sum of terms with coefficient C and each player's
+    exponents D, so that Twin Peaks is payoff/-1:2,0/-1:0,2/-4:2,2/5:1,1. Raises ValueError for other text."""
+    try:
+        terms = [term.split(":") for term in name.split("/")[1:]]
+        coefficients = tuple(float(c) for c, _ in terms)
+        exponents = tuple(tuple(int(d) for d in row.split(",")) for _, row in terms)
+    except ValueError:
+        raise ValueError(
+            f"the payoff is {name!r}; allowed: payoff/C:D,D/C:D,D/... with coefficients C and each player's exponents D"
+        ) from None
+    return PolynomialGame(len(exponents[0]) if exponents else 2, exponents=exponents, coefficients=coefficients)
+
+
 def joint_actions(game: PolynomialGame, config: DataConfig) -> np.ndarray:
     """The dataset's joint actions, float32[M, N]."""
     rng, (low, high) = np.random.default_rng(config.data_seed), game.bounds()
@@ -129,11 +143,12 @@ def build(args: Args) -> Job:
 
 
 def main(program: str, doc: str | None, presets: Mapping[str, Mapping[str, Args]]) -> None:
-    """The command line of such a program: these presets, or any registered polynomial game."""
+    """The command line of such a program: these presets, any registered polynomial game, or a payoff: see `game_of`."""
 
     def for_env(env_id: str) -> Args:
         small = next(iter(presets.values()))["small"]
-        return replace(small, env=envs_jax.make(env_id), base=AnalyticConfig())
+        env = game_of(env_id) if env_id.startswith("payoff/") else envs_jax.make(env_id)
+        return replace(small, env=env, base=AnalyticConfig())
 
     ids = [env_id for env_id in envs_jax.registered() if env_id.startswith("polynomial")]
     games: list[PolynomialGame] = []

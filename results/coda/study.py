@@ -210,7 +210,8 @@ def closed() -> None:
     rows: list[dict[str, Any]] = []
 
     def add(case: str, quantity: str, exact: float, measured: float) -> None:
-        error = abs(measured - exact) / max(abs(exact), 1e-12)
+        exact, measured = float(exact), float(measured)
+        error = abs(measured - exact) / (abs(exact) or 1.0)  # relative, or absolute beside an exact 0
         rows.append({"case": case, "quantity": quantity, "exact": exact, "measured": measured, "error": error})
         print(rows[-1], flush=True)
 

@@ -26,17 +26,16 @@ def test_program_trains_resumes_and_leaves_everything(tmp_path):
 
 
 def test_baseline_without_a_generator(tmp_path):
-    run(
-        "baselines/offline_diffusion.py",
-        "action-agreement",
-        *TINY,
-        "--mode",
-        "none",
-        "--run-dir",
-        str(tmp_path / "run"),
-    )
+    """On a game of three players that is given by its terms."""
+    command = ["baselines/offline_diffusion.py", "payoff/1:1,1,1/-0.5:2,0,0", *TINY[2:], "--mode", "none"]
+    run(*command, "--run-dir", str(tmp_path / "run"))
     found = metrics(tmp_path / "run")
-    assert "train/fit_loss" not in found and np.isfinite(found["train/theta"]).all()
+    assert "train/fit_loss" not in found and found["train/theta"].shape == (6, 2, 3)
+
+
+def test_a_payoff_that_is_none():
+    text = run("algos/coda.py", "payoff/1;2", status=2)
+    assert "the payoff is 'payoff/1;2'; allowed: payoff/C:D,D/C:D,D/..." in text and text.count("\n") == 1
 
 
 MISTAKES = {
