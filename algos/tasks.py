@@ -134,6 +134,31 @@ _NAVIGATION_SMALL = replace(
     run=RunConfig(num_seeds=4, total_steps=640_000, chunks=20),
 )
 
+# A2C as in the code of SePS, whose task this is: PPO with a single step on each rollout, before which no ratio clips,
+# and n-step returns. The paper says A2C, 20 M steps and 5 seeds; its settings could not be had.
+_BLIND_SPREAD = Args(
+    env=None,
+    policy=PolicyConfig(hidden_sizes=(64, 64), activation="relu"),
+    ppo=PPOConfig(
+        num_envs=8,
+        num_steps=5,
+        update_epochs=1,
+        num_minibatches=1,
+        normalize_advantages="none",
+        clip_values=False,
+        eval_episodes=32,
+    ),
+    hp=PPOHyperparameters(learning_rate=3e-4, gae_lambda=1.0, entropy_coefficient=0.01, value_coefficient=1.0),
+    run=RunConfig(num_seeds=5, total_steps=20_000_000, num_evaluations=100, chunks=100),
+)
+# Ours: PPO, which needs a fraction of the steps.
+_BLIND_SPREAD_SMALL = replace(
+    _BLIND_SPREAD,
+    ppo=PPOConfig(num_envs=16, num_steps=50, update_epochs=4, num_minibatches=4, eval_episodes=32),
+    hp=PPOHyperparameters(learning_rate=1e-3, entropy_coefficient=0.01),
+    run=RunConfig(num_seeds=2, total_steps=200_000, num_evaluations=10, chunks=10),
+)
+
 TASKS: dict[str, dict[str, Args]] = {
     "specialisation": {
         "paper": replace(_MATCHING, env=envs_jax.make("specialisation", num_agents=4)),
@@ -145,6 +170,12 @@ TASKS: dict[str, dict[str, Args]] = {
     },
     "dispersion": {"paper": _DISPERSION, "small": _DISPERSION_SMALL},
     "navigation": {"paper": _NAVIGATION, "small": _NAVIGATION_SMALL},
+} | {
+    name: {
+        "paper": replace(_BLIND_SPREAD, env=envs_jax.make(name)),
+        "small": replace(_BLIND_SPREAD_SMALL, env=envs_jax.make(name)),
+    }
+    for name in ("bps-1", "bps-2", "bps-3", "bps-4")
 }
 
 

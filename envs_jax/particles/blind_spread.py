@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -71,12 +72,16 @@ class BlindParticleSpread(ParticleEnv):
     shuffle_obs: bool = False
     """Whether each group sees its numbers in an order of its own, as in the source's `v5` and `v6`."""
 
+    as_given: ClassVar[dict[str, Any]]
+    """Settings as they were before others filled them in; what a command line starts from."""
+
     def __post_init__(self) -> None:
         if not self.groups or any(size < 1 for size in self.groups):
             raise ValueError(f"groups is {self.groups}; allowed: integers of at least 1, one for each colour")
         agents = sum(self.groups)
         if self.num_agents not in (0, agents):
             raise ValueError(f"num_agents is {self.num_agents}; allowed: {agents}, the sum of groups, or 0")
+        object.__setattr__(self, "as_given", {"num_agents": self.num_agents})
         object.__setattr__(self, "num_agents", agents)
         super().__post_init__()
 

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import envs_jax
+from envs_jax.base import start_clock
 from envs_jax.drawing import agent_color, to_rgb
 from envs_jax.particles import BPS_GROUPS
 from envs_jax.particles.blind_spread import BlindParticleSpread, BlindSpreadState
+from envs_jax.spaces import Discrete
 from envs_jax.testing import check_env
 
 FIXTURE = np.load(Path(__file__).parents[1] / "parity" / "blind_spread_trajectories.npz")
@@ -20,7 +22,7 @@ CASES = sorted({name.split("/")[0] for name in FIXTURE.files if "/" in name})
 def state_of(env, position, landmark, velocity=None):
     position = jnp.asarray(position, jnp.float32)
     return BlindSpreadState(
-        **envs_jax.base.start_clock(),
+        **start_clock(),
         position=position,
         velocity=jnp.zeros_like(position) if velocity is None else jnp.asarray(velocity, jnp.float32),
         landmark=jnp.asarray(landmark, jnp.float32),
@@ -64,7 +66,7 @@ def test_groups_are_those_of_the_authors_versions():
     assert envs_jax.make("blind_particle_spread") == envs_jax.make("bps-1")
     env = BlindParticleSpread(groups=(1, 3))
     assert env.group.tolist() == [0, 1, 1, 1] and env.num_agents == 4 and env.max_steps == 50
-    assert env.observation_space().shape == (8,) and env.action_space().n == 5
+    assert env.observation_space().shape == (8,) and env.action_space() == Discrete(5)
 
 
 def test_jaxmarl_moves_one_step_later():
