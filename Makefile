@@ -69,6 +69,10 @@ reproduce-social: setup ## Social rewards on the social dilemmas: claims, ablati
 		wait; done
 	@for study in claims ablation crossing; do $(BIN)/python results/social/study.py $$study --only-draw; done
 
+.PHONY: reproduce-coda
+reproduce-coda: setup ## CODA on polynomial games and diagnostics of its generator (twenty minutes)
+	@for study in games closed steering size; do $(BIN)/python results/coda/study.py $$study || exit; done
+
 .PHONY: test
 test: setup lint types ## Lint, types, tests
 	@$(BIN)/python -m pytest

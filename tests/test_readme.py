@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = "".join((ROOT / "docs" / page).read_text() for page in ("social_dilemmas.md", "social_rewards.md"))
+PAGES = "".join((ROOT / "docs" / page).read_text() for page in ("social_dilemmas.md", "social_rewards.md", "coda.md"))
 
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README + PAGES, re.DOTALL))

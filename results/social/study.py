@@ -200,6 +200,9 @@ def read(path: Path) -> list[dict[str, Any]]:
         return [{k: v if k == "stage" else float(v or "nan") for k, v in row.items()} for row in csv.DictReader(file)]
 
 
+PARENT = {"fair_local_ia": "inequity_aversion", "fair_local_svo": "social_value_orientation"}
+_ENDS = ("collective_return_low", "collective_return_high")
+_CHANCES = ("end_above_base", "end_above_parent", "mean_above_parent", "worst_role_above_parent")
 # What a game is judged by beside collective return.
 SHOWN = ("equality_items", "sustainability", "peace", "own_coin_share", "cleaned", "zaps_fired")
 
@@ -210,29 +213,48 @@ def summarise(study: Study) -> None:
     if not there:
         return
     lines, curves = [], defaultdict(dict)
-    ends: dict[Cell, np.ndarray] = {}
+    ends: dict[tuple[str, str], np.ndarray] = {}  # by game and label, [seeds]
+    means: dict[tuple[str, str], np.ndarray] = {}
+    worst: dict[tuple[str, str], np.ndarray] = {}  # return per agent of the role that has least, [seeds]
     for cell, rows in there.items():
         final = [row for row in rows if row["stage"] == "final"]
         seeds = sorted({int(row["seed"]) for row in final})
         curve = np.array([[row["collective_return"] for row in final if row["seed"] == seed] for seed in seeds])
         steps = np.array([row["env_steps"] for row in final if row["seed"] == seeds[0]])
         curves[cell.game][cell.label] = steps, curve
-        ends[cell] = np.array([last(final, seed) for seed in seeds])
+        this = cell.game, cell.label
+        ends[this], means[this] = np.array([last(final, seed) for seed in seeds]), curve.mean(axis=1)
         line = {"game": cell.game, "label": cell.label, "factor": final[0]["factor"], "seeds": len(seeds)}
-        for name, values in (("collective_return", ends[cell]), ("mean_over_training", curve.mean(axis=1))):
+        # Learning slowly delays a tragedy, too; a method that prevents it is above what selfish agents ever had.
+        best = np.array([np.convolve(lane, np.ones(3) / 3, "valid").max() for lane in curve])
+        roles = [name for name in final[0] if name.startswith("return/")]
+        worst[this] = np.array([min((last(final, seed, role) for role in roles), default=np.nan) for seed in seeds])
+        values_of = {
+            "collective_return": ends[this],
+            "mean_over_training": means[this],
+            "best": best,
+            "worst_role": worst[this],
+        }
+        for name, values in values_of.items():
             low, high = bootstrap_interval(values)
             line |= {name: iqm(values), f"{name}_low": low, f"{name}_high": high}
         line |= {n: np.mean([last(final, s, n) for s in seeds]) if n in final[0] else np.nan for n in SHOWN}
-        base = next((c for c in there if c.game == cell.game and c.label in ("selfish", "none")), None)
-        line["better_than_base"] = probability_of_improvement(ends[cell], ends[base]) if base in ends else np.nan
+        # Probabilities that a seed of this cell is better than one of another: selfish agents (or, in the ablation, raw
+        # inequity aversion), and the raw form of the same method.
+        others = {"base": ("selfish", "none"), "parent": (PARENT.get(cell.label, ""),)}
+        for what, labels in others.items():
+            other = next((key for key in ends if key[0] == cell.game and key[1] in labels), None)
+            for name, values in (("end", ends), ("mean", means), ("worst_role", worst)):
+                chance = probability_of_improvement(values[this], values[other]) if other else np.nan
+                line[f"{name}_above_{what}"] = chance
         lines.append({k: float(v) if isinstance(v, np.ndarray | np.floating) else v for k, v in line.items()})
     write(HERE / study / "summary.csv", lines)
     for line in lines:
-        value, low, high = (line[f"collective_return{end}"] for end in ("", "_low", "_high"))
+        value, low, high, best, role = (line[name] for name in ("collective_return", *_ENDS, "best", "worst_role"))
         interval = f"{value:8.1f} [{low:.1f}, {high:.1f}]"
-        print(
-            f"{line['game']:32} {line['label']:26} x{line['factor']:<4g} {interval:26} {line['better_than_base']:.2f}"
-        )
+        chances = " ".join(f"{line[name]:5.2f}" for name in _CHANCES)
+        name = f"{line['game']:32} {line['label']:26} x{line['factor']:<4g}"
+        print(f"{name} {interval:24} {best:7.1f} {role:6.1f}  {chances}")
     draw(study, curves)
 
 
@@ -242,14 +264,18 @@ def draw(study: Study, curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]
     columns = min(3, len(curves))
     lines = -(-len(curves) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.4 * lines), layout="constrained")
-    for axes, (game, labels) in zip(figure.subplots(lines, columns, squeeze=False).flat, curves.items(), strict=False):
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axes in panels[len(curves) :]:
+        axes.set_axis_off()
+    for axes, (game, labels) in zip(panels, curves.items(), strict=False):
         for i, (label, (steps, curve)) in enumerate(labels.items()):
             colour, style = COLOURS[i % len(COLOURS)], "-" if i < len(COLOURS) else "--"
             low, high = bootstrap_interval(curve, num_resamples=500)
+            steps = steps / 1000
             axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
             axes.plot(steps, iqm(curve), style, color=colour, label=label.replace("_", " "))
         axes.set_title(game.replace("_", " "), fontsize=10)
-        axes.set(xlabel="environment steps per seed", ylabel="collective return")
+        axes.set(xlabel="thousand environment steps per seed", ylabel="collective return")
         axes.grid(color="0.92")
         axes.legend(fontsize=7, frameon=False)
     figure.savefig(HERE / study / "curves.png", dpi=100)
