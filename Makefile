@@ -75,7 +75,7 @@ reproduce-coda: setup ## CODA on polynomial games and diagnostics of its generat
 
 .PHONY: test
 test: setup lint types ## Lint, types, tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: lint
 lint: setup ## Style, by ruff

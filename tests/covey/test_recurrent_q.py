@@ -279,7 +279,7 @@ def test_a_social_reward_that_costs_nothing_is_none():
     jax.tree.map(np.testing.assert_array_equal, a.replay, b.replay)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), a.params, b.params)
     np.testing.assert_allclose(k["loss"], m["loss"], rtol=1e-5)
-    np.testing.assert_array_equal(k["shaped_return"], m["episode_return"])
+    np.testing.assert_allclose(k["shaped_return"], m["episode_return"], rtol=1e-6)  # Means of two programs.
 
 
 def test_linear_hypernetwork_without_bias_trains_exactly_as_nops():
