@@ -58,6 +58,27 @@ reproduce-games: setup ## The matching games with 2 to 16 agents, 10 seeds, four
 	@$(call collect,games,$(GAMES))
 	@$(BIN)/python results/games/figure.py
 
+# A matrix of runs, with tables and figures in results/studies/<name>[-small]; SMALL= for the paper's scale. Called again
+# it goes on where it was; a second process (make -j 1 in another terminal) takes cells that the first has not begun.
+SMALL := --small
+study = XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=1" \
+	$(BIN)/python -m covey.experiment.study results/studies/$(1).toml $(SMALL)
+
+.PHONY: reproduce-hypermarl-toy reproduce-hypermarl-dispersion reproduce-hypermarl-navigation
+.PHONY: reproduce-hypermarl-smax reproduce-hypermarl-mamujoco reproduce-hypermarl-bps
+reproduce-hypermarl-toy: setup ## HyperMARL's matching games, laptop scale (SMALL= for up to 64 agents)
+	@$(call study,toy)
+reproduce-hypermarl-dispersion: setup ## HyperMARL on Dispersion, laptop scale (SMALL= for the paper's)
+	@$(call study,dispersion)
+reproduce-hypermarl-navigation: setup ## HyperMARL on Navigation with equal, half shared and different goals, likewise
+	@$(call study,navigation)
+reproduce-hypermarl-smax: setup ## HyperMARL on SMAX, likewise
+	@$(call study,smax)
+reproduce-hypermarl-mamujoco: setup ## HyperMARL on MaMuJoCo, likewise
+	@$(call study,mamujoco)
+reproduce-hypermarl-bps: setup ## HyperMARL, SePS and others on blind particle spread, likewise
+	@$(call study,bps)
+
 .PHONY: reproduce-schelling
 reproduce-schelling: setup ## Schelling diagrams of the social dilemmas, per role, with scripted agents (ten minutes)
 	@$(BIN)/python results/schelling/make.py --episodes 32
