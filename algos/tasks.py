@@ -30,33 +30,43 @@ class Args:
     run: RunConfig = RunConfig()
 
 
-def build(args: Args, centralised_critic: bool) -> Job:
-    """The learner and its hyper-parameters; IPPO, or with a centralised critic MAPPO."""
+def build(args: Args, centralised_critic: bool, learner_type: type[PPO] = PPO) -> Job:
+    """The learner and its hyper-parameters; IPPO, or with a centralised critic MAPPO, or a learner like it."""
     num_updates = args.run.updates(args.ppo.steps_per_update)
-    learner = PPO(args.env, args.policy, args.ppo, centralised_critic, num_updates)
+    learner = learner_type(args.env, args.policy, args.ppo, centralised_critic, num_updates)
     learner.actor_critic.count_parameters()  # Raises ValueError now for networks that do not fit together.
     return Job(learner, args.hp)
 
 
-def main(program: str, doc: str | None, presets: Mapping[str, Mapping[str, Args]], centralised_critic: bool) -> None:
-    """The command line of a PPO program: these presets, or any registered environment."""
+def main(
+    program: str,
+    doc: str | None,
+    presets: Mapping[str, Mapping[str, Args]],
+    centralised_critic: bool,
+    learner_type: type[PPO] = PPO,
+    **policy: Any,
+) -> None:
+    """The command line of a PPO program: these presets, or any registered environment with these fields of
+    `PolicyConfig` changed."""
     cli.main(
         program,
         doc,
         presets,
-        build=partial(build, centralised_critic=centralised_critic),
-        for_env=for_env,
+        build=partial(build, centralised_critic=centralised_critic, learner_type=learner_type),
+        for_env=partial(for_env, **policy),
         env_ids=envs_jax.registered(),
     )
 
 
-def for_env(env_id: str) -> Args:
+def for_env(env_id: str, **policy: Any) -> Args:
     """General settings for any registered environment."""
     env = envs_jax.make(env_id)
     if getattr(env, "observation", None) == "symbols":  # codes of cells, which these networks cannot take as numbers
         env = envs_jax.make(env_id, observation="onehot")
     eval_steps = None if env.max_steps else 128
-    return Args(env, ppo=PPOConfig(eval_steps=eval_steps), run=RunConfig(num_seeds=4, total_steps=1_000_000))
+    return Args(
+        env, PolicyConfig(**policy), PPOConfig(eval_steps=eval_steps), run=RunConfig(num_seeds=4, total_steps=1_000_000)
+    )
 
 
 def presets(**policy: Any) -> Mapping[str, Mapping[str, Args]]:

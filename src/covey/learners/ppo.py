@@ -155,6 +155,7 @@ class Batch(NamedTuple):
     advantage: jax.Array
     target: jax.Array
     memory: tuple[jax.Array, jax.Array]  # [1, N or 1, M, H] of actor and critic
+    factor: jax.Array | None = None  # What advantages are multiplied by once they are normalised (HAPPO)
 
 
 @jax.tree_util.register_dataclass
@@ -240,6 +241,9 @@ class PPO:
         space = self.env.action_space()
         if self._continuous and len(space.shape) != 1:
             raise ValueError(f"PPO needs discrete actions or vectors; {self.env.name} has {space}")
+        squashed = self._continuous and self.policy_config.sharing == "dico"
+        if squashed and any(np.any(np.abs(bound) != 1.0) for bound in space.bounds()):
+            raise ValueError(f"sharing is 'dico'; allowed: actions in [-1, 1] only; {self.env.name} has {space}")
 
     # --- The three functions of a learner ---
 
@@ -251,7 +255,7 @@ class PPO:
         params = self.actor_critic.init(key_params)
         return PPOCarry(
             params=params,
-            optimizer=gradients.adam(hp).init(params),
+            optimizer=self._init_optimizer(params, hp),
             hp=jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hp),
             key=key_run,
             update=jnp.zeros((), jnp.int32),
@@ -269,8 +273,7 @@ class PPO:
         memory = carry.memory
         carry, rollout, next_value = self._rollout(carry, key_rollout)
         advantage = generalised_advantage(
-            rollout.reward if rollout.shaped is None else rollout.shaped,
-            rollout.value, next_value, rollout.done, rollout.last_value,
+            self._learnt_from(rollout), rollout.value, next_value, rollout.done, rollout.last_value,
             carry.hp.discount, carry.hp.gae_lambda,
         )  # fmt: skip
         batch = Batch(
@@ -426,26 +429,28 @@ class PPO:
 
     # --- Learning ---
 
+    def _init_optimizer(self, params: Any, hp: PPOHyperparameters) -> Any:
+        return gradients.adam(hp).init(params)
+
+    def _learnt_from(self, rollout: Step) -> jax.Array:
+        """What agents learn the sum of, [T, N, E]."""
+        return rollout.reward if rollout.shaped is None else rollout.shaped
+
     def _optimise(self, carry: PPOCarry, batch: Batch, key: jax.Array) -> tuple[Any, Any, Metrics]:
         """All epochs over one rollout: new parameters, new optimiser state, metrics averaged over gradient steps."""
-        if not self.policy_config.recurrent:
-            memory = batch.memory
-            batch = jax.tree.map(_merge_time, batch._replace(memory=None))
-            size = batch.obs.shape[2]
-            batch = batch._replace(memory=jax.tree.map(lambda m: jnp.zeros((*m.shape[:2], size, 0)), memory))
-        samples = batch.obs.shape[2]
-        keys = jax.random.split(key, self.config.update_epochs)
-        order = jax.vmap(lambda k: jax.random.permutation(k, samples))(keys)
-        order = order.reshape(self.config.update_epochs * self.config.num_minibatches, -1)
-        learning_rate = carry.hp.learning_rate
-        if self.config.anneal_learning_rate:
-            assert self.num_updates is not None
-            learning_rate = learning_rate * (1.0 - carry.update / self.num_updates)
+        batch, order = self._minibatches(batch, key)
+        learning_rate = self._learning_rate(carry)
 
         def gradient_step(loop: tuple, index: jax.Array) -> tuple[tuple, Metrics]:
             params, optimizer = loop
             minibatch = jax.tree.map(lambda x: x[:, :, index], batch)
-            (_, metrics), grads = jax.value_and_grad(self.loss, has_aux=True)(params, minibatch, carry.hp)
+
+            def loss(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
+                params = self.actor_critic.measure(params, minibatch.obs)  # What has no gradient but follows the data.
+                total, metrics = self.loss(params, minibatch, carry.hp)
+                return total, (params, metrics)
+
+            (_, (params, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(params)
             grads, norm = gradients.clip(
                 grads, jnp.asarray(carry.hp.max_grad_norm), self.actor_critic.scheme, self.env.num_agents
             )
@@ -456,33 +461,63 @@ class PPO:
         (params, optimizer), metrics = jax.lax.scan(gradient_step, (carry.params, carry.optimizer), order)
         return params, optimizer, {name: jnp.mean(value) for name, value in metrics.items()}
 
+    def _minibatches(self, batch: Batch, key: jax.Array) -> tuple[Batch, jax.Array]:
+        """The rollout with samples on axis 2, and which of them each gradient step sees, int32[steps, M]."""
+        if not self.policy_config.recurrent:
+            memory = batch.memory
+            batch = jax.tree.map(_merge_time, batch._replace(memory=None))
+            size = batch.obs.shape[2]
+            batch = batch._replace(memory=jax.tree.map(lambda m: jnp.zeros((*m.shape[:2], size, 0)), memory))
+        samples = batch.obs.shape[2]
+        keys = jax.random.split(key, self.config.update_epochs)
+        order = jax.vmap(lambda k: jax.random.permutation(k, samples))(keys)
+        return batch, order.reshape(self.config.update_epochs * self.config.num_minibatches, -1)
+
+    def _learning_rate(self, carry: PPOCarry) -> jax.Array | float:
+        """Adam's step size in this update."""
+        if not self.config.anneal_learning_rate:
+            return carry.hp.learning_rate
+        assert self.num_updates is not None
+        return carry.hp.learning_rate * (1.0 - carry.update / self.num_updates)
+
     def loss(self, params: Any, batch: Batch, hp: PPOHyperparameters) -> tuple[jax.Array, Metrics]:
         """PPO's loss on one minibatch, averaged over agents and samples, and its parts."""
         weights = self.actor_critic.weights(params)
-        actor_memory, critic_memory = jax.tree.map(lambda m: m[0], batch.memory)
-        outputs, _ = self._outputs(weights, batch.obs, batch.mask, actor_memory, batch.reset)
-        critic_input = batch.obs if batch.global_state is None else batch.global_state
-        value, _ = self.actor_critic.value(weights, critic_input, critic_memory, batch.reset)
-        log_ratio = self._log_prob(weights, outputs, batch.action) - batch.log_prob
+        policy_loss, metrics = self.policy_loss(weights, batch, hp)
+        value_loss = self.value_loss(weights, batch, hp)
+        total = policy_loss + hp.value_coefficient * value_loss - hp.entropy_coefficient * metrics["entropy"]
+        return total, {"loss": total, "value_loss": value_loss} | metrics
+
+    def policy_loss(self, weights: Any, batch: Batch, hp: PPOHyperparameters) -> tuple[jax.Array, Metrics]:
+        """L_clip of the agents whose weights these are, and what to watch, their entropy among it."""
+        outputs, log_ratio = self.log_ratio(weights, batch)
         if self._continuous:
             entropy = jnp.mean(gaussian_entropy(self.actor_critic.log_std(weights)))
         else:
             entropy = jnp.mean(categorical_entropy(outputs))
         advantage = normalize(batch.advantage, self.config.normalize_advantages)
+        if batch.factor is not None:
+            advantage = advantage * batch.factor
         policy_loss = clipped_policy_loss(log_ratio, advantage, hp.clip_epsilon)
-        value_loss = clipped_value_loss(
-            value, batch.value, batch.target, hp.clip_epsilon if self.config.clip_values else None
-        )
-        total = policy_loss + hp.value_coefficient * value_loss - hp.entropy_coefficient * entropy
         ratio = jnp.exp(log_ratio)
-        return total, {
-            "loss": total,
+        return policy_loss, {
             "policy_loss": policy_loss,
-            "value_loss": value_loss,
             "entropy": entropy,
             "approx_kl": jnp.mean(ratio - 1.0 - log_ratio),
             "clip_fraction": jnp.mean(jnp.abs(ratio - 1.0) > hp.clip_epsilon),
         }
+
+    def log_ratio(self, weights: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """The actor's outputs [T, N, M, A], and log rho [T, N, M] of the actions taken."""
+        outputs, _ = self._outputs(weights, batch.obs, batch.mask, batch.memory[0][0], batch.reset)
+        return outputs, self._log_prob(weights, outputs, batch.action) - batch.log_prob
+
+    def value_loss(self, weights: Any, batch: Batch, hp: PPOHyperparameters) -> jax.Array:
+        """L_value, float32[]."""
+        critic_input = batch.obs if batch.global_state is None else batch.global_state
+        value, _ = self.actor_critic.value(weights, critic_input, batch.memory[1][0], batch.reset)
+        epsilon = hp.clip_epsilon if self.config.clip_values else None
+        return clipped_value_loss(value, batch.value, batch.target, epsilon)
 
 
 def _merge_time(x: jax.Array) -> jax.Array:

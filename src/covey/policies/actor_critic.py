@@ -11,12 +11,16 @@ from typing import Any, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from covey.policies.dico import DiversityControl
 from covey.policies.encoders import Encoded, EncoderName, GridEncoder, make_encoder
 from covey.policies.hypernet import CoupledHypernetwork, Hypernetwork
+from covey.policies.independent import IndependentActors
 from covey.policies.networks import GRU, MLP, Activation, Network, Vector, Weights
 from covey.policies.sharing import FullSharing, NoSharing, SharingScheme, count_parameters
 
-SharingName: TypeAlias = Literal["fups", "fups_id", "fups_id_only", "fups_matched", "nops", "hyper_linear", "hyper_mlp"]
+SharingName: TypeAlias = Literal[
+    "fups", "fups_id", "fups_id_only", "fups_matched", "nops", "nops_actors", "hyper_linear", "hyper_mlp", "dico"
+]
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,8 @@ class PolicyConfig:
     sharing: SharingName = "hyper_mlp"
     """Who shares weights: `fups` one network for all; `fups_id` with a one-hot agent id; `fups_id_only` sees the id
     alone; `fups_matched` is fups_id widened to hyper_mlp's parameter count; `nops` one network per agent;
-    `hyper_linear` and `hyper_mlp` generate each agent's weights from its embedding."""
+    `nops_actors` one actor per agent and one critic for all; `hyper_linear` and `hyper_mlp` generate each agent's
+    weights from its embedding; `dico` adds scaled deviations to one policy for all, so that diversity is as desired."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Units in each hidden layer of actor and critic (of feed-forward networks)."""
     activation: Activation = "relu"
@@ -72,6 +77,12 @@ class PolicyConfig:
     generate: Literal["both", "actor"] = "both"
     """What the hypernetwork generates; with `actor` the critic is one network for all agents."""
 
+    desired_snd: float = -1.0
+    """System neural diversity that `dico` keeps its policies at, a distance of means (of logits, if actions are
+    discrete): 0 makes them equal, -1 leaves them unconstrained."""
+    snd_rate: float = 0.01
+    """How far `dico`'s estimate of diversity moves to that of a minibatch at each gradient step, tau."""
+
     def __post_init__(self) -> None:
         for name in ("recurrent_size", "embedding_dim", "hypernet_rank", "hypernet_chunk_size", "encoder_channels"):
             if getattr(self, name) < 1:
@@ -91,6 +102,12 @@ class PolicyConfig:
             raise ValueError("hypernet_hidden_sizes is empty; hyper_mlp needs a layer (hyper_linear has none)")
         if not self.hypernet_decoupled and self.recurrent:
             raise ValueError("hypernet_decoupled is False with recurrent; allowed: feed-forward networks only")
+        if self.desired_snd < 0 and self.desired_snd != -1:
+            raise ValueError(f"desired_snd is {self.desired_snd}; allowed: at least 0, or -1 for no constraint")
+        if not 0 < self.snd_rate <= 1:
+            raise ValueError(f"snd_rate is {self.snd_rate}; allowed: a number above 0 and up to 1")
+        if self.sharing == "dico" and self.recurrent:
+            raise ValueError("sharing is 'dico' with recurrent; allowed: feed-forward networks only")
 
 
 _CHOICES: dict[str, tuple] = {
@@ -104,10 +121,14 @@ _CHOICES: dict[str, tuple] = {
 }
 
 
-def make_scheme(config: PolicyConfig, num_agents: int) -> SharingScheme:
+def make_scheme(config: PolicyConfig, num_agents: int, continuous: bool = False) -> SharingScheme:
     """The sharing scheme that `config` names, for this many agents."""
     if config.sharing == "nops":
         return NoSharing(num_agents)
+    if config.sharing == "nops_actors":
+        return IndependentActors(num_agents)
+    if config.sharing == "dico":
+        return DiversityControl(num_agents, config.desired_snd, config.snd_rate, continuous)
     if not config.sharing.startswith("hyper"):
         identity = {"fups": "none", "fups_id_only": "only"}.get(config.sharing, "append")
         return FullSharing(num_agents, identity)  # type: ignore[arg-type]
@@ -150,7 +171,7 @@ class ActorCritic:
     networks: dict[str, Network] = field(init=False, hash=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scheme", make_scheme(self.config, self.num_agents))
+        object.__setattr__(self, "scheme", make_scheme(self.config, self.num_agents, self.continuous))
         object.__setattr__(self, "encoder", self._encoder())
         object.__setattr__(self, "networks", self._networks(self.config))
         if self.config.sharing == "fups_matched":
@@ -224,6 +245,12 @@ class ActorCritic:
     def weights(self, params: Any) -> dict[str, Weights]:
         """Every agent's weights; call it once per rollout and once per gradient step."""
         return self.scheme.weights(params, self.networks)
+
+    def measure(self, params: Any, obs: jax.Array) -> Any:
+        """`params` with what the scheme keeps of its networks' behaviour brought up to these obs [T, N, B, O]."""
+        if not isinstance(self.scheme, DiversityControl):
+            return params
+        return self.scheme.measure(params, self.networks, self.scheme.identify(obs))
 
     def start(self, batch: int) -> tuple[jax.Array, jax.Array]:
         """Memories of actor [N, B, H] and critic [N or 1, B, H] at the start of an episode."""

@@ -1,0 +1,53 @@
+"""DiCo: one policy for all agents plus each agent's own deviation, scaled so that their diversity is as desired.
+
+Bettini, Kortvelesy, Prorok: Controlling Behavioral Diversity in Multi-Agent Reinforcement Learning, arXiv 2405.15054.
+
+    --desired-snd D         keep the mean distance between two agents' means at D; 0: equal policies, -1: unconstrained
+    --snd-rate TAU          how fast the estimate of diversity follows minibatches
+
+Learner: IPPO, with a critic per agent as in the authors' settings. `src/covey/policies/dico.py` has the equations, and
+what deviates from the authors' code.
+
+Navigation's presets have the values that the HyperMARL paper settled on (arXiv 2412.04233v4, table 15, and its
+scripts): 1.2 for two agents with goals of their own, -1 for more or with half the goals shared, 0 where all have one
+goal. `navigation` is that with 4 agents and goals of their own; its small scale has 1.2 in place of -1, so that the
+constraint is at work. Dispersion's are ours: its actions are discrete, where the distance is one of logits.
+"""
+
+from dataclasses import replace
+
+import envs_jax
+from algos.tasks import TASKS, Args, main
+
+SHARING = "dico"
+# Agents, how many of them share a goal (1: none), desired diversity.
+GOALS = {
+    "navigation_2_different": (2, 1, 1.2),
+    "navigation_2_same": (2, 2, 0.0),
+    "navigation_4_different": (4, 1, -1.0),
+    "navigation_4_half": (4, 2, -1.0),
+    "navigation_4_same": (4, 4, 0.0),
+    "navigation_8_different": (8, 1, -1.0),
+    "navigation_8_half": (8, 4, -1.0),
+    "navigation_8_same": (8, 8, 0.0),
+}
+
+
+def _preset(args: Args, desired_snd: float) -> Args:
+    return replace(args, policy=replace(args.policy, sharing=SHARING, desired_snd=desired_snd))
+
+
+def _navigation(agents: int, same: int, desired_snd: float) -> dict[str, Args]:
+    env = envs_jax.make("navigation", num_agents=agents, agents_with_same_goal=same)
+    return {scale: _preset(replace(args, env=env), desired_snd) for scale, args in TASKS["navigation"].items()}
+
+
+PRESETS = {
+    "dispersion": {scale: _preset(args, 2.0) for scale, args in TASKS["dispersion"].items()},
+    "navigation": {
+        scale: _preset(args, {"paper": -1.0, "small": 1.2}[scale]) for scale, args in TASKS["navigation"].items()
+    },
+} | {name: _navigation(*numbers) for name, numbers in GOALS.items()}
+
+if __name__ == "__main__":
+    main("dico", __doc__, PRESETS, centralised_critic=False, sharing=SHARING)
