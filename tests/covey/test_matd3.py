@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,7 +14,7 @@ import pytest
 from probes import Probe
 
 import envs_jax
-from covey.experiment import make_train, seed_keys
+from covey.experiment import checkpoint, make_train, seed_keys
 from covey.experiment.program import Program
 from covey.learners import gradients, replay
 from covey.learners.matd3 import (
@@ -482,6 +483,26 @@ def test_training_is_one_program_and_repeats_itself():
     states, valid = own.episode(carry, jax.random.key(1))
     assert valid.tolist() == [True, True] and states.step.tolist() == [0, 1] and bool(states.done[-1])
     assert set(own.evaluate(carry, jax.random.key(0))) == {"episode_return", "episode_length", "reward", "seen"}
+
+
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path):
+    # Through a checkpoint on disk, in the middle of replays that have gone round and of learning.
+    own = learner(envs_jax.make("polynomial/multiplication"), gradient_steps=4, buffer_size=128, n_step=2)
+    program = Program(own, 6, 2)
+    advance = jax.jit(partial(program.advance, length=4))
+    start = jax.jit(program.init)(seed_keys(0, 2), replace(HP, warmup_steps=64.0))
+    whole, first_metrics = advance(start, jnp.int32(4))
+    checkpoint.save(tmp_path, 4, whole)
+    whole, metrics = advance(whole, jnp.int32(2))
+    template = jax.eval_shape(program.init, seed_keys(0, 2), HP)
+    again, metrics_again = advance(jax.device_put(checkpoint.load(tmp_path, template)), jnp.int32(2))
+    assert np.isfinite(first_metrics["train/critic_loss"][1:4]).all()  # It had learned before it was cut off.
+    for tree, other in ((whole, again), (metrics, metrics_again)):
+        arrays, others = checkpoint.to_arrays(tree), checkpoint.to_arrays(other)
+        assert arrays.keys() == others.keys()
+        assert all(arrays[name].tobytes() == others[name].tobytes() for name in arrays)
+    before, after = (np.concatenate([x.ravel() for x in jax.tree.leaves(s.carries.trained)]) for s in (start, whole))
+    assert not np.array_equal(before, after)
 
 
 TINY_RUN = (  # noqa: SIM905
