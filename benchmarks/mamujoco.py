@@ -1,12 +1,15 @@
 """Random-action speed of the robots, beside Gymnasium-Robotics' MaMuJoCo and C MuJoCo's threaded `rollout`.
 
-    python benchmarks/mamujoco.py [--robots hopper ant] [--gymnasium-robotics PYTHON] [--out FILE]
+    python benchmarks/mamujoco.py [--robots hopper ant] [--gymnasium-robotics PYTHON] [--devices 2] [--out FILE]
 
 Ours: auto-reset on, every observation read (added up), actions and keys of a whole call drawn at its start, compile
 time apart, states kept from call to call after a warm-up, so that robots lie and tumble as they do under random
 actions. Programs of a robot take turns within one process. PYTHON is an interpreter with gymnasium-robotics; its
 processes step, draw no pictures and reset where an episode ends. `rollout` gives states only: no observations, no
 rewards, no resets, with the options that Gymnasium has. One environment step is `frame_skip` physics steps.
+
+On a CPU with few cores a step of all environments takes one core (see `envs_jax.mamujoco.xla`). With `--devices` the
+CPU counts as so many devices, and each has its share of the environments: rows named `fast, 2 devices`.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from timing import compile_once, spread, write_table
 
 import envs_jax
@@ -93,6 +97,9 @@ class Args:
     """Environment steps per call, of all environments together; from 4 to 200 steps of each."""
     warmup: int = 25
     """Steps of each environment before timing."""
+    devices: int = 1
+    """Devices to share the environments between, beside one of them alone; more than one makes a CPU count as so
+    many."""
     repeats: int = 5
     """Timed calls of each program."""
     gymnasium_robotics: Path | None = None
@@ -106,6 +113,8 @@ class Args:
         for name in self.robots:
             if name not in NAMED:
                 raise ValueError(f"robots holds '{name}'; allowed: {', '.join(NAMED)}")
+        if self.devices < 1 or any(n > 1 and n % self.devices for n in self.envs):
+            raise ValueError(f"devices is {self.devices}; allowed: a divisor of all numbers of environments but 1")
 
 
 def ours(env: Any, num_envs: int, steps: int) -> Callable[..., Any]:
@@ -133,12 +142,23 @@ def ours(env: Any, num_envs: int, steps: int) -> Callable[..., Any]:
 class Ours:
     """One compiled loop with the states that it goes on from."""
 
-    def __init__(self, env: Any, num_envs: int, args: Args) -> None:
+    def __init__(self, env: Any, num_envs: int, args: Args, devices: int = 1) -> None:
         self.steps = min(max(args.env_steps // num_envs, 4), 200)
         self.num_envs = num_envs
         key = jax.random.key(0)
         self.state = jax.jit(jax.vmap(env.init))(jax.random.split(key, num_envs))
-        self.program = compile_once(ours(env, num_envs, self.steps), key, self.state)
+        run = ours(env, num_envs // devices, self.steps)
+        if devices > 1:
+            mesh = Mesh(np.array(jax.devices()[:devices]), ("envs",))
+            split, whole = PartitionSpec("envs"), PartitionSpec()
+            self.state = jax.device_put(self.state, NamedSharding(mesh, split))
+
+            def share(key: jax.Array, state: Any, one: Callable[..., Any] = run) -> Any:
+                state, total = one(jax.random.fold_in(key, jax.lax.axis_index("envs")), state)
+                return state, jax.lax.psum(total, "envs")
+
+            run = jax.shard_map(share, mesh=mesh, in_specs=(whole, split), out_specs=(split, whole), check_vma=False)
+        self.program = compile_once(run, key, self.state)
         self.key = key
         for _ in range(-(-args.warmup // self.steps)):
             self()
@@ -222,6 +242,9 @@ def measure(args: Args, robot: str) -> list[dict[str, Any]]:
         programs: dict[str, Any] = {}
         for preset in args.presets:
             programs[preset] = Ours(envs_jax.make(f"mamujoco/{robot}", physics=preset), num_envs, args)
+            if args.devices > 1 and num_envs > 1:
+                shared = Ours(envs_jax.make(f"mamujoco/{robot}", physics=preset), num_envs, args, args.devices)
+                programs[f"{preset}, {args.devices} devices"] = shared
         env = envs_jax.make(f"mamujoco/{robot}")
         for threads in sorted({1, cores}):
             programs[f"C MuJoCo rollout, {threads} threads"] = Rollout(
@@ -258,6 +281,9 @@ def main(args: Args) -> None:
     command = " ".join(["python", *sys.argv])
     if args.gymnasium_robotics is not None:
         command = command.replace(str(args.gymnasium_robotics), "PYTHON")
+    if args.devices > 1:  # Before JAX starts its backend.
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={args.devices}".strip()
     rows: list[dict[str, Any]] = []
     for robot in args.robots:
         rows += measure(args, robot)

@@ -1,0 +1,119 @@
+"""Whether a policy trained under `fast` keeps its return under `faithful`: the test of the coarser presets.
+
+    python benchmarks/mamujoco_transfer.py RUN [RUN ...] [--episodes 16] [--out FILE]
+
+Each RUN is the folder of a finished run (or one under way) of `baselines/matd3.py`, `baselines/mappo.py`,
+`algos/hypermarl_mappo.py` or `baselines/offline_data.py` on a robot. Every seed's last policy plays, without noise, the
+same starts under both presets. `loss_percent` is that of the mean over seeds, `loss_error` its standard error over
+seeds (of paired differences), in percent, too. A row per run, after one per seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+from timing import write_table
+
+from algos import tasks, tasks_matd3
+from covey.experiment import checkpoint, cli, folder
+from covey.experiment.program import Program, seed_keys
+
+PROGRAMS = {
+    "matd3": "baselines.matd3",
+    "offline_data": "baselines.offline_data",
+    "mappo": "baselines.mappo",
+    "hypermarl_mappo": "algos.hypermarl_mappo",
+}
+
+
+@dataclass(frozen=True)
+class Args:
+    """Settings of the comparison."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of runs."""
+    episodes: int = 16
+    """Episodes per seed and preset."""
+    out: Path = Path("results/benchmarks/mamujoco_transfer.csv")
+    """Table to write."""
+
+
+def load_run(path: Path) -> tuple[Any, Any]:
+    """The learner of a run and its carries [S, ...], from its last checkpoint. Raises ValueError without one."""
+    record = folder.read_config(path)
+    program = record["program"]
+    if program not in PROGRAMS:
+        raise ValueError(f"{path} is a run of {program}; allowed: {', '.join(PROGRAMS)}")
+    name, *flags = record["argv"]
+    scale = _take(flags, "--preset-scale")
+    _take(flags, "--dataset")
+    scales = import_module(PROGRAMS[program]).PRESETS[name]
+    args = cli.parse(scales[scale] if scale else next(iter(scales.values())), flags)
+    if program.endswith("mappo"):
+        job = tasks.build(args, centralised_critic=True)
+    elif program == "offline_data":
+        job = import_module(PROGRAMS[program]).build(args)
+    else:
+        job = tasks_matd3.build(replace(args, run=replace(args.run, quiet=True)))
+    learner: Any = job.learner
+    init = Program(learner, 1, 1).init
+    template = jax.eval_shape(init, seed_keys(args.run.seed, args.run.num_seeds), job.hp)
+    state = checkpoint.load(path / "checkpoints", template)
+    if state is None:
+        raise ValueError(f"{path} has no checkpoint; allowed: a run that has")
+    remembers = program == "offline_data"
+    return (learner.inner, state.carries.inner) if remembers else (learner, state.carries)
+
+
+def _take(flags: list[str], flag: str) -> str | None:
+    """The value after `flag`; both leave the list."""
+    if flag not in flags:
+        return None
+    at = flags.index(flag)
+    _, value = flags.pop(at), flags.pop(at)
+    return value
+
+
+def returns(learner: Any, carries: Any, physics: str, episodes: int) -> np.ndarray:
+    """Each seed's mean return, [S], over the same starts whatever the physics."""
+    config = replace(learner.config, eval_episodes=episodes)
+    learner = replace(learner, env=replace(learner.env, physics=physics), config=config)
+    key = jax.random.key(20_000)
+    metrics = jax.jit(jax.vmap(lambda carry: learner.evaluate(carry, key)))(carries)
+    return np.asarray(metrics["episode_return"]).mean(axis=1)
+
+
+def compare(path: Path, episodes: int) -> list[dict[str, Any]]:
+    """The rows of one run."""
+    learner, carries = load_run(path)
+    fast, faithful = (returns(learner, carries, physics, episodes) for physics in ("fast", "faithful"))
+    lost, scale = fast - faithful, fast.mean()
+    error = 100 * lost.std(ddof=1) / np.sqrt(len(lost)) / scale if len(lost) > 1 else np.nan
+    robot = {"run": path.name, "robot": learner.env.robot, "episodes": episodes}
+    rows = [
+        robot | {"seed": i, "fast": round(float(a), 1), "faithful": round(float(b), 1)}
+        | {"loss_percent": round(100 * float(a - b) / float(a), 2), "loss_error": ""}
+        for i, (a, b) in enumerate(zip(fast, faithful, strict=True))
+    ]  # fmt: skip
+    whole = {"seed": "all", "fast": round(float(scale), 1), "faithful": round(float(faithful.mean()), 1)}
+    whole |= {"loss_percent": round(100 * float(lost.mean()) / float(scale), 2), "loss_error": round(float(error), 2)}
+    print(robot | whole, flush=True)
+    return [*rows, robot | whole]
+
+
+def main(args: Args) -> None:
+    rows: list[dict[str, Any]] = []
+    for path in args.runs:
+        rows += compare(path, args.episodes)
+        names = " ".join(path.name for path in args.runs)
+        write_table(args.out, rows, f"python benchmarks/mamujoco_transfer.py {names} --episodes {args.episodes}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
