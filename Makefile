@@ -94,6 +94,29 @@ reproduce-social: setup ## Social rewards on the social dilemmas: claims, ablati
 reproduce-coda: setup ## CODA on polynomial games and diagnostics of its generator (twenty minutes)
 	@for study in games closed steering size; do $(BIN)/python results/coda/study.py $$study || exit; done
 
+.PHONY: reproduce-mamujoco-data
+LEVELS := poor medium good replay
+reproduce-mamujoco-data: setup ## Behaviour policies and offline datasets of several qualities, HalfCheetah and Ant (an hour per robot and core)
+	@for robot in halfcheetah_2x3 ant_4x2; do \
+		flags="--preset-scale small --levels $(LEVELS) --play-steps 40000 --play-envs 8"; \
+		$(call run_or_resume,baselines/offline_data.py $$robot $$flags,$(STUDY)/mamujoco-data/$$robot) || exit; \
+		mkdir -p results/mamujoco/data; for file in levels.csv metrics.csv config.json curve.png; do \
+			cp $(STUDY)/mamujoco-data/$$robot/$$file results/mamujoco/data/$$robot-$$file; done; \
+		for level in $(LEVELS); do \
+			cp $(STUDY)/mamujoco-data/$$robot/$$level.png results/mamujoco/data/$$robot-$$level.png; done; done
+
+.PHONY: reproduce-mamujoco
+HOPPER := fups_id nops hyper_mlp
+reproduce-mamujoco: reproduce-mamujoco-data ## The above; HyperMARL beside its baselines on Hopper; what the fast physics costs (40 minutes more)
+	@for run in $(HOPPER); do \
+		case $$run in hyper*) program="algos/hypermarl_mappo.py";; *) program="baselines/mappo.py";; esac; \
+		$(call run_or_resume,$$program hopper_3x1 --preset-scale small --sharing $$run,$(STUDY)/mamujoco/$$run) || exit; done
+	@$(call collect,mamujoco,$(HOPPER))
+	@$(BIN)/python -m covey.experiment.compare $(HOPPER:%=$(STUDY)/mamujoco/%) --labels $(HOPPER) \
+		--out results/mamujoco/hopper_3x1.png --csv results/mamujoco/hopper_3x1.csv
+	@PYTHONPATH=. $(BIN)/python benchmarks/mamujoco_transfer.py $(HOPPER:%=$(STUDY)/mamujoco/%) \
+		$(STUDY)/mamujoco-data/halfcheetah_2x3 $(STUDY)/mamujoco-data/ant_4x2
+
 .PHONY: test
 test: setup lint types ## Lint, types, tests
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

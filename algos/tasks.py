@@ -207,9 +207,9 @@ def _robot(env_id: str, **numbers: Any) -> dict[str, Args]:
         "small": Args(  # Ours.
             env=envs_jax.make(env_id, obsk=1, physics="fast"),
             policy=PolicyConfig(hidden_sizes=(64, 64), activation="tanh", generate="actor"),
-            ppo=PPOConfig(num_envs=64, num_steps=64, update_epochs=8, num_minibatches=8, eval_episodes=8),
-            hp=PPOHyperparameters(learning_rate=3e-4, entropy_coefficient=0.0),
-            run=RunConfig(num_seeds=2, total_steps=1_000_000, num_evaluations=10, chunks=20),
+            ppo=PPOConfig(num_envs=16, num_steps=128, update_epochs=6, num_minibatches=8, eval_episodes=8),
+            hp=PPOHyperparameters(learning_rate=5e-4, entropy_coefficient=0.0),
+            run=RunConfig(num_seeds=5, total_steps=400_000, num_evaluations=10, chunks=20),
         ),
     }
 

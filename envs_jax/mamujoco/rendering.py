@@ -23,7 +23,7 @@ def render(
 ) -> np.ndarray:
     """A picture of a robot at `qpos` [nq], uint8[height, width, 3], in which `parts` are the agents' actuators.
 
-    Raises RuntimeError where MuJoCo cannot draw, saying what to install.
+    Raises NotImplementedError where MuJoCo cannot draw, saying what to install.
     """
     renderer, painted = _renderer(mj, parts, width, height)
     data = mujoco.MjData(painted)
@@ -55,4 +55,5 @@ def _renderer(mj: Any, parts: tuple[tuple[int, ...], ...], width: int, height: i
     try:
         return mujoco.Renderer(painted, height, width), painted
     except Exception as error:  # each of GLFW, EGL and OSMesa fails in its own way
-        raise RuntimeError(_NO_GL.format(error=error)) from error
+        # The kind of RuntimeError after which a run goes on without its video.
+        raise NotImplementedError(_NO_GL.format(error=error)) from error
