@@ -1,0 +1,62 @@
+"""Qualities of datasets: which of a run's policies are of a level, and that they are kept as they were."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import envs_jax
+from baselines.offline_data import Playing, Remembering, choose
+from covey.learners.matd3 import MATD3, MATD3Config, MATD3Hyperparameters
+from covey.policies import PolicyConfig
+
+# Two seeds, five evaluations; the second seed breaks down at the end. Good's median is 950, the worst 0.
+RETURNS = np.array([[0.0, 50.0], [180.0, 210.0], [500.0, 400.0], [900.0, 1000.0], [800.0, 190.0]])
+
+
+@pytest.mark.parametrize(
+    "level,chosen",
+    [
+        ("last", [[4], [4]]),
+        ("good", [[3], [3]]),
+        ("medium", [[2], [2]]),  # Nearest to 475.
+        ("poor", [[1], [1]]),  # Nearest to 190; the second seed's last policy has just that, but after its best.
+        ("replay", [[0, 2, 4], [0, 2, 4]]),
+    ],
+)
+def test_levels_are_fractions_of_the_way_up(level, chosen):
+    assert choose(level, RETURNS, 3) == chosen
+
+
+def test_replay_has_no_policy_twice():
+    assert choose("replay", RETURNS, 40) == [[0, 1, 2, 3, 4]] * 2
+
+
+def test_actors_are_kept_as_they_were_and_training_is_the_same():
+    env = envs_jax.make("polynomial/multiplication")
+    config = MATD3Config(num_envs=4, num_steps=4, buffer_size=64, gradient_steps=2, batch_size=8, eval_episodes=1)
+    matd3 = MATD3(env, PolicyConfig(hidden_sizes=(4,)), replace(config, critic_hidden_sizes=(4,)))
+    learner, hp = Remembering(matd3, (1, 3)), MATD3Hyperparameters(warmup_steps=0.0)
+    carry = jax.jit(learner.init)(jax.random.key(0), hp)
+    plain = jax.jit(matd3.init)(jax.random.key(0), hp)
+    update, update_plain, seen = jax.jit(learner.update), jax.jit(matd3.update), []
+    for _ in range(4):
+        carry, plain = update(carry)[0], update_plain(plain)[0]
+        seen.append(plain.trained.params["actor"])
+    kept = jax.tree.map(lambda *x: jnp.stack(x), seen[0], seen[2])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), carry.kept, kept)
+    assert any((np.abs(x[0] - x[1]) > 1e-5).any() for x in jax.tree.leaves(carry.kept))
+
+
+def test_names_and_mistakes(tmp_path):
+    several = Playing(levels=("poor", "good"))
+    assert several.paths(Path("data/x")) == {"poor": Path("data/x-poor"), "good": Path("data/x-good")}
+    assert Playing().paths(Path("data/x")) == {"last": Path("data/x")}
+    with pytest.raises(ValueError, match=r"levels is \('best',\); allowed: some of last, good, medium, poor, replay"):
+        Playing(levels=("best",))
+    (tmp_path / "x-poor").mkdir()
+    with pytest.raises(ValueError, match="x-poor; allowed: a path with nothing there"):
+        Playing(levels=("poor", "good"), dataset=tmp_path / "x")
