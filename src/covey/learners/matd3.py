@@ -22,6 +22,7 @@ Letters: E envs, T rollout steps, N agents, B minibatch, O obs, A actions, G cri
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
@@ -254,6 +255,10 @@ class TwinCritic:
     def init(self, key: jax.Array) -> Any:
         """Trainable parameters of both."""
         return jax.vmap(lambda k: self.scheme.init(k, self.networks))(jax.random.split(key))
+
+    def first(self, params: Any) -> Any:
+        """Those of the one that actors follow."""
+        return jax.tree.map(lambda p: p[0], params)
 
     def value(self, params: Any, x: jax.Array) -> jax.Array:
         """Values [R, B] (a team's: as many rows as x has) by one of the two, from inputs x [N or 1, B, I]."""
@@ -504,11 +509,19 @@ class MATD3:
         """All gradient steps of an update; metrics averaged over them."""
         config = self.config
 
+        def differentiate(which: str, loss: Callable[..., tuple[jax.Array, Metrics]]) -> Callable[..., Any]:
+            def regularised(params: Any, *rest: Any) -> tuple[jax.Array, Metrics]:
+                total, metrics = loss(params, *rest)
+                total, more = self.regularise(which, params, total, hp)
+                return total, metrics | more
+
+            return jax.value_and_grad(regularised, has_aux=True)
+
         def critic_step(loop: tuple, keys: jax.Array) -> tuple[tuple, Metrics]:
             critic, optimizer, target = loop
             batch = self._sample(ring, keys[0])
             goal = self.target_value(target, batch, keys[1], hp)
-            (_, metrics), grads = jax.value_and_grad(self.critic_loss, has_aux=True)(critic, goal, batch)
+            (_, metrics), grads = differentiate("critic", self.critic_loss)(critic, goal, batch)
             grads, norm = gradients.clip(grads, hp.max_grad_norm, self.critic.scheme, self.env.num_agents, agent_axis=1)
             updates, optimizer = gradients.adam(hp).update(grads, optimizer)
             critic = jax.tree.map(lambda p, u: p - hp.critic_learning_rate * u, critic, updates)
@@ -519,7 +532,7 @@ class MATD3:
             loop = (params["critic"], optimizer["critic"], target)
             (critic, critic_optimizer, _), critic_metrics = jax.lax.scan(critic_step, loop, keys)
             batch = self._sample(ring, keys[-1, 0])  # That of the last critic step.
-            (_, metrics), grads = jax.value_and_grad(self.actor_loss, has_aux=True)(params["actor"], critic, batch)
+            (_, metrics), grads = differentiate("actor", self.actor_loss)(params["actor"], critic, batch)
             grads, norm = gradients.clip(grads, hp.max_grad_norm, self.actor.scheme, self.env.num_agents)
             updates, actor_optimizer = gradients.adam(hp).update(grads, optimizer["actor"])
             actor = jax.tree.map(lambda p, u: p - hp.learning_rate * u, params["actor"], updates)
@@ -567,7 +580,7 @@ class MATD3:
     def actor_loss(self, params: Any, critic: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
         """The mean over agents of L_i, where critics hold still, and what to watch."""
         own = self._act(self.actor.weights(params), batch.obs)  # [N, B, A]
-        first = jax.tree.map(lambda p: p[0], critic)
+        first = self.critic.first(critic)
         agents = self.env.num_agents
         if self.config.critic == "team" and self.config.others == "policy":
             # All agents' losses are the same then, and one pass has every agent's gradient.
@@ -584,6 +597,12 @@ class MATD3:
             "actor_loss": -jnp.mean(values),
             "saturated_actions": saturated / (own.shape[1] * jnp.sum(jnp.asarray(self.act_mask), axis=1)),
         }
+
+    def regularise(
+        self, which: str, params: Any, loss: jax.Array, hp: MATD3Hyperparameters
+    ) -> tuple[jax.Array, Metrics]:
+        """The loss of "actor" or "critic" with what a method adds to it for these parameters, and what to watch."""
+        return loss, {}
 
     def _critic_input(self, obs: jax.Array, state: jax.Array | None, actions: jax.Array) -> jax.Array:
         """What critics see without padding, [N or 1, B, I]: from obs [N, B, O], state [B, G] and joint actions
