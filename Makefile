@@ -76,6 +76,7 @@ reproduce-hypermarl-smax: setup ## HyperMARL on SMAX, likewise
 	@$(call study,smax)
 reproduce-hypermarl-mamujoco: setup ## HyperMARL on MaMuJoCo, likewise
 	@$(call study,mamujoco)
+	@$(call study,matd3)
 reproduce-hypermarl-bps: setup ## HyperMARL, SePS and others on blind particle spread, likewise
 	@$(call study,bps)
 
