@@ -3,7 +3,7 @@
     python benchmarks/mamujoco_transfer.py RUN [RUN ...] [--episodes 16] [--out FILE]
 
 Each RUN is the folder of a finished run (or one under way) of `baselines/matd3.py`, `baselines/mappo.py`,
-`algos/hypermarl_mappo.py` or `baselines/offline_data.py` on a robot. Every seed's last policy plays, without noise, the
+HyperMARL's for either, or `baselines/offline_data.py` on a robot. Every seed's last policy plays, without noise, the
 same starts under both presets. `loss_percent` is that of the mean over seeds, `loss_error` its standard error over
 seeds (of paired differences), in percent, too. A row per run, after one per seed.
 """
@@ -29,6 +29,7 @@ PROGRAMS = {
     "offline_data": "baselines.offline_data",
     "mappo": "baselines.mappo",
     "hypermarl_mappo": "algos.hypermarl_mappo",
+    "hypermarl_matd3": "algos.hypermarl_matd3",
 }
 
 
