@@ -43,8 +43,11 @@ def build(args: Args) -> Job:
 def grouped(args: tasks.Args) -> Args:
     """PPO's settings with groups."""
     values = {name: value for name, value in vars(args).items() if name != "hp"}
-    few = getattr(args.env, "num_agents", 3) < 3
-    return Args(**values, hp=SePSHyperparameters(**vars(args.hp)), groups=GroupConfig(num_groups=2 if few else None))
+    agents = getattr(args.env, "num_agents", 3)
+    groups = GroupConfig(num_groups=2 if agents < 3 else None)
+    if agents > 20:  # Groups of three among 30 agents (bps-4) are not told apart with less.
+        groups = replace(groups, pretraining_steps=10_000, fit_steps=5000)
+    return Args(**values, hp=SePSHyperparameters(**vars(args.hp)), groups=groups)
 
 
 _TASKS = tasks.presets(sharing="fups")

@@ -30,7 +30,7 @@ class SePSHyperparameters(PPOHyperparameters):
 
     fit_learning_rate: float = 1e-3
     """Adam's step size for encoder and decoder."""
-    kl_weight: float = 1e-4
+    kl_weight: float = 1e-3
     """Weight of the encoder's distance from a standard normal distribution."""
 
     def __post_init__(self) -> None:
