@@ -108,12 +108,13 @@ reproduce-mamujoco-data: setup ## Behaviour policies and offline datasets of sev
 
 .PHONY: reproduce-mamujoco
 HOPPER := nops fups_id hyper_mlp
-HOPPER_FLAGS := --preset-scale small --hidden-sizes 64 64 --learning-rate 3e-4 --total-steps 150000 --buffer-size 150000 \
+HOPPER_FLAGS := --preset-scale small --hidden-sizes 64 64 --total-steps 150000 --buffer-size 150000 \
 	--num-evaluations 12 --chunks 24 --no-video
 reproduce-mamujoco: reproduce-mamujoco-data ## The above; HyperMARL beside its baselines on Hopper; what the fast physics costs (40 minutes more)
 	@for run in $(HOPPER); do \
-		case $$run in hyper*) program="algos/hypermarl_matd3.py";; *) program="baselines/matd3.py";; esac; \
-		$(call run_or_resume,$$program hopper_3x1 $(HOPPER_FLAGS) --sharing $$run,$(STUDY)/mamujoco/$$run) || exit; done
+		case $$run in hyper*) program="algos/hypermarl_matd3.py"; rate="2e-5 --hypernet-init exact";; \
+			*) program="baselines/matd3.py"; rate=3e-4;; esac; \
+		$(call run_or_resume,$$program hopper_3x1 $(HOPPER_FLAGS) --learning-rate $$rate --sharing $$run,$(STUDY)/mamujoco/$$run) || exit; done
 	@$(call collect,mamujoco,$(HOPPER))
 	@$(BIN)/python -m covey.experiment.compare $(HOPPER:%=$(STUDY)/mamujoco/%) --labels $(HOPPER) \
 		--out results/mamujoco/hopper_3x1.png --csv results/mamujoco/hopper_3x1.csv
