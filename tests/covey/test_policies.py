@@ -285,6 +285,70 @@ def test_generator_does_not_see_observations_and_coupled_one_does(obs):
     assert head.shape == (6, O, 8)
 
 
+def test_decoupled_gradient_is_a_sum_of_jacobians_times_each_agents_mean(obs):
+    """HyperMARL's equation 4: d loss / d psi = sum_i J_i Z_i, with J_i = d theta_i / d psi, which no observation is in,
+    and Z_i = d loss / d theta_i, a mean over agent i's samples."""
+    ac = make(sharing="hyper_mlp")
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), ac.init(jax.random.key(0)))
+    pull = jax.random.normal(jax.random.key(3), (2, N, B, A))  # d loss / d logits of each sample.
+
+    def objective(weights):
+        logits, _ = ac.policy(weights, obs, ac.start(B)[0], jnp.zeros((2, 1, B), bool))
+        return jnp.mean(pull * logits)
+
+    whole = jax.grad(lambda p: objective(ac.weights(p)))(params)
+    per_agent = jax.grad(lambda w: objective(ac.weights(params) | {"actor": w}))(ac.weights(params)["actor"])  # Z
+    jacobian = jax.jacrev(lambda p: ac.weights(p)["actor"])(params)  # leaf -> psi -> [N, *theta, *psi]
+    for path, grad in jax.tree_util.tree_leaves_with_path({k: whole[k] for k in ("embedding", "actor")}):
+        total = np.zeros(grad.shape)
+        for leaf, z in per_agent.items():
+            j = jacobian[leaf]
+            for step in path:
+                j = j[step.key]
+            for i in range(N):
+                total += np.tensordot(np.asarray(z[i], np.float64), np.asarray(j[i], np.float64), z.ndim - 1)
+        np.testing.assert_allclose(grad, total, rtol=1e-3, atol=1e-6, err_msg=jax.tree_util.keystr(path))
+
+
+def test_only_a_coupled_generators_jacobian_depends_on_the_observation():
+    """The gradient for the head of the output bias, whose Z_i is the mean of d loss / d logits alone: for other
+    observations it stays the same with decoupling, and does not without (the paper's ablation, weights per sample)."""
+
+    def head_gradient(ac, params, x):
+        pull = jax.random.normal(jax.random.key(3), (1, N, B, A))
+        grad = jax.grad(lambda p: jnp.mean(pull * outputs(ac, p, x)[0]))(params)
+        return np.asarray(grad["actor"]["output/bias/head"])
+
+    one, other = jax.random.normal(jax.random.key(4), (2, 1, N, B, O))
+    for decoupled in (True, False):
+        ac = make(sharing="hyper_mlp", hypernet_decoupled=decoupled)
+        params = ac.init(jax.random.key(0))
+        a, b = head_gradient(ac, params, one), head_gradient(ac, params, other)
+        assert np.abs(a).max() > 1e-3
+        assert np.allclose(a, b, rtol=1e-5, atol=1e-7) == decoupled
+
+
+def test_without_reset_fan_generated_weights_miss_the_standard_scale_of_every_layer():
+    """The ablation's heads start like any dense layer (variance 1 / rows), whatever the layer that they generate: the
+    output of an actor is then two orders too large, where the paper's start is off by one factor for all layers."""
+
+    def ratios(style):
+        ac = ActorCritic(PolicyConfig(sharing="hyper_mlp", hypernet_init=style), 4, 16, 5)
+        weights = ac.weights(ac.init(jax.random.key(0)))["actor"]
+        leaves = ac.networks["actor"].leaves()
+        return np.array(
+            [
+                float(jnp.sqrt(jnp.mean(weights[f"{layer}/kernel"] ** 2))) / leaves[f"{layer}/kernel"].rms
+                for layer in ("hidden_0", "hidden_1", "output")
+            ]
+        )
+
+    without, paper, exact = ratios("default"), ratios("paper"), ratios("exact")
+    assert without[2] > 100 * without[0] and without[2] > 50 * paper[2]
+    assert paper.max() < 1.3 * paper.min()
+    np.testing.assert_allclose(exact, 1.0, atol=1e-3)
+
+
 def test_coupled_generator_equals_one_sample_at_a_time(obs):
     """Per-sample generation against weights written out for each sample."""
     ac = make(sharing="hyper_mlp", hypernet_decoupled=False)
