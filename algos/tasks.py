@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import envs_jax
 from covey.experiment import RunConfig, cli
 from covey.experiment.cli import Job
 from covey.learners.ppo import PPO, PPOConfig, PPOHyperparameters
 from covey.policies import PolicyConfig
+from covey.policies.actor_critic import SharingName
 
 
 @dataclass(frozen=True)
@@ -69,18 +70,27 @@ def for_env(env_id: str, **policy: Any) -> Args:
     )
 
 
-def presets(**policy: Any) -> Mapping[str, Mapping[str, Args]]:
-    """All tasks at both scales, with these fields of `PolicyConfig` changed; robots are built when asked for."""
+def presets(
+    learner: Literal["ippo", "mappo"] = "ippo", smax_sharing: SharingName | None = None, **policy: Any
+) -> Mapping[str, Mapping[str, Args]]:
+    """All tasks at both scales, with these fields of `PolicyConfig` changed; robots and battles are built when asked
+    for. learner: whose settings for SMAX, where sharing is `smax_sharing` if that is given."""
 
     def changed(scales: dict[str, Args]) -> dict[str, Args]:
         return {scale: replace(args, policy=replace(args.policy, **policy)) for scale, args in scales.items()}
 
+    def battle(name: str) -> dict[str, Args]:
+        config = replace(PolicyConfig(), **policy)
+        return _battle(name, learner, replace(config, sharing=smax_sharing) if smax_sharing else config)
+
     made = {name: lambda scales=scales: changed(scales) for name, scales in TASKS.items()}
-    return Lazy(made | {name: lambda robot=robot: changed(robot()) for name, robot in ROBOTS.items()})
+    made |= {name: lambda robot=robot: changed(robot()) for name, robot in ROBOTS.items()}
+    return Lazy(made | {name: lambda name=name: battle(name) for name in BATTLES})
 
 
 class Lazy(Mapping[str, Any]):
-    """A mapping whose values are made when they are first asked for: a robot's environment imports MuJoCo."""
+    """A mapping whose values are made when they are first asked for: a robot's environment imports MuJoCo, a battle's
+    JaxMARL."""
 
     def __init__(self, makers: Mapping[str, Callable[[], Any]]) -> None:
         self._makers, self._made = dict(makers), {}
@@ -233,3 +243,62 @@ ROBOTS: dict[str, Callable[[], dict[str, Args]]] = {
     # HARL has no MAPPO for the swimmer: the ant's settings.
     "swimmer_10x2": lambda: _robot("mamujoco/manysegmentswimmer_10x2", **_mappo(5e-4, 0.1, 5, 1, 0.0, 200, False)),
 }
+
+
+@dataclass(frozen=True)
+class Battle:
+    """What the paper tunes per SMAX map and learner."""
+
+    learning_rate: float
+    hyper_learning_rate: float
+    embedding_dim: int
+    hypernet_hidden_sizes: tuple[int, ...]
+
+
+# The authors' scripts, one per map and method.
+BATTLES: dict[str, dict[str, Battle]] = {
+    "2s3z": {"ippo": Battle(0.004, 0.004, 4, (32,)), "mappo": Battle(0.002, 0.002, 64, (16,))},
+    "3s5z": {"ippo": Battle(0.004, 0.004, 64, (16,)), "mappo": Battle(0.002, 0.0003, 64, (16,))},
+    "smacv2_10_units": {"ippo": Battle(0.001, 0.005, 4, (64,)), "mappo": Battle(0.0003, 0.0003, 64, (16,))},
+    "smacv2_20_units": {"ippo": Battle(0.005, 0.005, 64, (64,)), "mappo": Battle(0.0003, 0.0003, 4, (64,))},
+}
+
+
+def _battle(name: str, learner: Literal["ippo", "mappo"], policy: PolicyConfig) -> dict[str, Args]:
+    """A map of SMAX against its built-in enemy, at both scales.
+
+    The authors' configuration files, which are JaxMARL's but for the learning rates. There one GRU serves actor and
+    critic of IPPO, the head of networks that are not generated starts with gain 2, and an evaluation is 128 steps of
+    32 environments; here an actor and a critic have a GRU each, the gain is sqrt 2, and an evaluation is one episode of
+    each.
+    """
+    row = BATTLES[name][learner]
+    hyper = policy.sharing.startswith("hyper")
+    rules = {"see_enemy_actions": True, "walls_cause_death": True, "attack_mode": "closest"}
+    paper = Args(
+        env=envs_jax.make("jaxmarl/HeuristicEnemySMAX", scenario=name, **rules),
+        policy=replace(
+            policy,
+            recurrent=True,
+            recurrent_size=128,
+            embedding_dim=row.embedding_dim,
+            hypernet_hidden_sizes=row.hypernet_hidden_sizes,
+        ),
+        ppo=PPOConfig(
+            num_envs=128, num_steps=128, update_epochs=4, num_minibatches=4, anneal_learning_rate=True, eval_episodes=32
+        ),
+        hp=PPOHyperparameters(
+            learning_rate=row.hyper_learning_rate if hyper else row.learning_rate,
+            clip_epsilon={"ippo": 0.05, "mappo": 0.2}[learner],
+            entropy_coefficient={"ippo": 0.01, "mappo": 0.0}[learner],
+            max_grad_norm=0.25,
+        ),
+        run=RunConfig(num_seeds=5, total_steps=10_000_000, num_evaluations=20, chunks=20),
+    )
+    small = replace(  # Ours.
+        paper,
+        policy=replace(paper.policy, recurrent_size=32),
+        ppo=replace(paper.ppo, num_envs=16, num_steps=64, num_minibatches=2, eval_episodes=16),
+        run=RunConfig(num_seeds=2, total_steps=100_000, num_evaluations=5, chunks=5),
+    )
+    return {"paper": paper, "small": small}

@@ -16,7 +16,7 @@ from algos.tasks import main, presets
 from covey.learners.happo import HAPPO
 
 SHARING = "nops_actors"
-PRESETS = presets(sharing=SHARING)
+PRESETS = presets("mappo", sharing=SHARING)
 
 if __name__ == "__main__":
     main("happo", __doc__, PRESETS, centralised_critic=True, learner_type=HAPPO, sharing=SHARING)

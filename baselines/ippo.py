@@ -9,12 +9,13 @@ de Witt et al.: Is Independent Learning All You Need in the StarCraft Multi-Agen
     --sharing fups_matched  FuPS+ID, widened to the parameter count of HyperMARL's MLP hypernetwork
     --sharing nops          one network and one optimiser per agent (NoPS)
 
-Presets are the tasks of the HyperMARL paper with its settings, so that these are its baselines.
+Presets are the tasks of the HyperMARL paper with its settings, so that these are its baselines; on SMAX (`2s3z`,
+`3s5z`, `smacv2_10_units`, `smacv2_20_units`) its shared network has no id, so there the default is `fups`.
 """
 
 from algos.tasks import main, presets
 
-PRESETS = presets(sharing="fups_id")
+PRESETS = presets(sharing="fups_id", smax_sharing="fups")
 
 if __name__ == "__main__":
     main("ippo", __doc__, PRESETS, centralised_critic=False)

@@ -14,7 +14,14 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = ("algos/hypermarl_ippo.py", "algos/hypermarl_mappo.py", "baselines/ippo.py", "baselines/mappo.py")
+PROGRAMS = (
+    "algos/hypermarl_ippo.py",
+    "algos/hypermarl_mappo.py",
+    "baselines/ippo.py",
+    "baselines/mappo.py",
+    "baselines/happo.py",
+    "baselines/dico.py",
+)
 TINY = (  # noqa: SIM905
     "--num-envs 4 --num-steps 8 --num-minibatches 2 --update-epochs 2 --eval-episodes 2 --num-seeds 2 "
     "--hidden-sizes 8 --hypernet-hidden-sizes 6 --num-updates 6 --num-evaluations 3 --chunks 3"
@@ -70,6 +77,8 @@ def undisturbed(tmp_path_factory) -> Path:
         ),
         (PROGRAMS[2], ["synchronisation", "--env.max-steps", "8", "--sharing", "nops"]),
         (PROGRAMS[3], ["jaxmarl/MPE_simple_spread_v3", "--eval-steps", "5"]),
+        (PROGRAMS[4], ["specialisation", "--env.num-agents", "3", "--env.max-steps", "8"]),
+        (PROGRAMS[5], ["navigation_2_different", "--env.max-steps", "8"]),
     ],
 )
 def test_program_trains_and_leaves_everything(program, task, tmp_path):
@@ -209,3 +218,31 @@ def test_a_composition_decides_the_number_of_agents():
     assert "which makes 10 agents; allowed: counts that add up to num_agents" in run(
         "baselines/ippo.py", *flags, status=2
     )
+
+
+def test_battles_have_the_papers_settings():
+    """SMAX: what the paper tunes per map reaches each program, and networks fit."""
+    script = (
+        "import json\n"
+        "from importlib import import_module\n"
+        "names = ('algos.hypermarl_ippo', 'algos.hypermarl_mappo', 'baselines.ippo', 'baselines.mappo')\n"
+        "found = {}\n"
+        "for name in names:\n"
+        "    module = import_module(name)\n"
+        "    for map_name in ('2s3z', '3s5z', 'smacv2_10_units', 'smacv2_20_units'):\n"
+        "        scales = module.PRESETS[map_name]\n"
+        "        for args in scales.values():\n"
+        "            import_module('algos.tasks').build(args, name.endswith('mappo'))\n"
+        "        args, p, hp = scales['paper'], scales['paper'].policy, scales['paper'].hp\n"
+        "        found[f'{name} {map_name}'] = [\n"
+        "            args.env.num_agents, p.sharing, p.recurrent, hp.learning_rate, hp.clip_epsilon,\n"
+        "            hp.entropy_coefficient, p.embedding_dim, list(p.hypernet_hidden_sizes), args.run.num_seeds]\n"
+        "print(json.dumps(found))\n"
+    )
+    found = json.loads(run("-c", script).splitlines()[-1])
+    assert len(found) == 16
+    assert found["algos.hypermarl_ippo 2s3z"] == [5, "hyper_mlp", True, 0.004, 0.05, 0.01, 4, [32], 5]
+    assert found["algos.hypermarl_ippo smacv2_10_units"] == [10, "hyper_mlp", True, 0.005, 0.05, 0.01, 4, [64], 5]
+    assert found["algos.hypermarl_mappo 3s5z"] == [8, "hyper_mlp", True, 0.0003, 0.2, 0.0, 64, [16], 5]
+    assert found["baselines.ippo smacv2_10_units"][:6] == [10, "fups", True, 0.001, 0.05, 0.01]
+    assert found["baselines.mappo 3s5z"][:6] == [8, "fups", True, 0.002, 0.2, 0.0]

@@ -18,7 +18,8 @@ import difflib
 import io
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -27,6 +28,7 @@ from covey.experiment.checkpoint import RunError
 from covey.experiment.runner import RunResult, run
 from covey.learners.base import Learner
 
+_runner: ContextVar[Callable[..., RunResult]] = ContextVar("runner", default=run)
 Args = TypeVar("Args")
 Presets = Mapping[str, Mapping[str, Args]]
 
@@ -86,7 +88,7 @@ def main(
         sys.exit(0)
     render = getattr(args.env, "render", None)  # type: ignore[attr-defined]
     try:
-        result = run(job.learner, job.hp, args.run, description, data=job.data, render=render)  # type: ignore[attr-defined]
+        result = _runner.get()(job.learner, job.hp, args.run, description, data=job.data, render=render)  # type: ignore[attr-defined]
     except RunError as error:
         _fail(error)
     except KeyboardInterrupt:
@@ -94,6 +96,17 @@ def main(
     if result.diverged:
         sys.exit(3)
     return result
+
+
+@contextlib.contextmanager
+def runs_go_to(runner: Callable[..., RunResult]) -> Iterator[None]:
+    """Within this block `main` calls `runner`, with the arguments of `covey.experiment.runner.run`, in place of that
+    one: for who wants to know what a command line stands for, or to run it elsewhere."""
+    token = _runner.set(runner)
+    try:
+        yield
+    finally:
+        _runner.reset(token)
 
 
 def parse(defaults: Args, argv: Sequence[str], prog: str | None = None, description: str | None = None) -> Args:
@@ -190,7 +203,7 @@ def _defaults(
         if scale is not None:
             raise ValueError(f"--preset-scale is for presets ({', '.join(presets)}); {name} is an environment")
         return for_env(name)
-    close = difflib.get_close_matches(name, [*presets, *env_ids], n=3)
+    close = difflib.get_close_matches(name, dict.fromkeys([*presets, *env_ids]), n=3)  # Some are in both.
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     environments = f"; environments: {', '.join(env_ids)}" if env_ids else ""
     raise ValueError(f"no preset or environment is called {name!r}; {hint}presets: {', '.join(presets)}{environments}")

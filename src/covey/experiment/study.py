@@ -293,16 +293,16 @@ def prepare(cell: Cell) -> Prepared:
         caught.append(Prepared(cell, learner, hp, config, description, data, render))
         return RunResult(Path(), None, {}, {}, {})  # type: ignore[arg-type]
 
-    said, argv, runner = io.StringIO(), sys.argv, cli.run
+    said, argv = io.StringIO(), sys.argv
     try:
-        sys.argv, cli.run = [cell.program, *cell.argv], catch
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        sys.argv = [cell.program, *cell.argv]
+        with cli.runs_go_to(catch), contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
             runpy.run_path(cell.program, run_name="__main__")
     except SystemExit:
         message = said.getvalue().strip().removeprefix("error: ") or "its program left without saying why"
         raise ValueError(f"cell {cell.name}: {message}") from None
     finally:
-        sys.argv, cli.run = argv, runner
+        sys.argv = argv
     if not caught:
         raise ValueError(f"cell {cell.name}: {cell.program} runs nothing through covey.experiment.cli")
     try:

@@ -31,7 +31,8 @@ def evaluate(
     env: Any, step: Step, memory: Any, count: int, num_steps: int, key: jax.Array, dilemma: bool = False
 ) -> Metrics:
     """Means over `count` episodes, whose starts depend on `key` alone: returns, lengths, and of what steps report (the
-    outcome's `info`) sums, or in a mixed-motive game the metrics of `covey.metrics.social`.
+    outcome's `info`) sums, or in a mixed-motive game the metrics of `covey.metrics.social`. The sum of `won`, which is
+    true at most once an episode, is called `win_rate`.
 
     dilemma: treat it as such a game even if what it reports does not say so.
     """
@@ -63,7 +64,8 @@ def evaluate(
     loop = (env_state, memory, jnp.ones(count, jnp.bool_), totals, outcomes)
     (_, _, _, totals, outcomes), alive = jax.lax.scan(add, loop, jax.random.split(key_steps, num_steps))
     length = jnp.sum(alive, axis=0).astype(jnp.float32)  # [E]
-    metrics = {name: jnp.mean(total, axis=0) for name, total in totals.items()} | {
+    names = {"won": "win_rate"}
+    metrics = {names.get(name, name): jnp.mean(total, axis=0) for name, total in totals.items()} | {
         "episode_length": jnp.mean(length),
         "reward": jnp.mean(totals["episode_return"] / length[:, None], axis=0),
     }

@@ -15,7 +15,7 @@ import pytest
 import toy
 
 from covey.experiment import cli
-from covey.experiment.runner import RunConfig
+from covey.experiment.runner import RunConfig, RunResult
 
 PROGRAM = Path(toy.__file__)
 
@@ -183,6 +183,27 @@ def test_flags_make_the_settings():
     assert args == toy.Args(toy.Walk(2, target=5.0), toy.Noise(0.3), toy.Hp(), args.run)
     assert type(args) is toy.Args and type(args.env) is toy.Walk and args.run.chunks == 4
     assert cli.parse(default, []) == default
+
+
+def test_a_name_is_proposed_once(capsys):
+    with pytest.raises(SystemExit):
+        cli.main("toy", "", toy.PRESETS, lambda args: (None, None), env_ids=["walk"], argv=["walkk"])
+    assert "did you mean walk? presets" in capsys.readouterr().err
+
+
+def test_a_run_can_go_to_another_runner(tmp_path):
+    seen = []
+
+    def runner(learner, hp, config, description, *, data, render):
+        seen.append((learner.env.num_agents, config.total_steps, description["preset"], callable(render)))
+        return RunResult(tmp_path, None, {}, {}, {})
+
+    with cli.runs_go_to(runner):
+        toy.main(["walk", "--total-steps", "40", "--env.num-agents", "2"])
+    assert seen == [(2, 40, "walk", True)] and not list(tmp_path.iterdir())
+    with pytest.raises(KeyError), cli.runs_go_to(lambda *args, **kwargs: {}["no such"]):
+        toy.main(["walk"])
+    assert toy.main(["walk", "--total-steps", "10", "--run-dir", str(tmp_path / "run"), "--quiet"]).metrics
 
 
 def test_an_environment_without_preset_uses_general_settings(tmp_path, capsys):
