@@ -489,10 +489,10 @@ def draw(study: Study, finished: Mapping[str, tuple[Prepared, Path]], score: str
             levels = prepared.cell.levels
             panels.setdefault(panel_of(study, levels), []).append((levels[study.compare], *curve))
     names = list(study.factors[study.compare])
-    columns = min(4, len(panels))
-    lines = -(-len(panels) // max(columns, 1))
     if not panels:
         return
+    lines = -(-len(panels) // 4)
+    columns = -(-len(panels) // lines)
     figure = Figure(figsize=(4.2 * columns + 1.5, 3.2 * lines + 0.4), layout="constrained")
     grid = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axes in grid[len(panels) :]:

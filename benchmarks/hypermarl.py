@@ -1,0 +1,168 @@
+"""Measurements around HyperMARL that are not training curves (docs/hypermarl_findings.md).
+
+    python benchmarks/hypermarl.py parameters      # parameters against the number of agents; counts, exact
+    python benchmarks/hypermarl.py gradients       # how noisy policy gradients are under each sharing scheme
+    python benchmarks/hypermarl.py embeddings      # cosine distances of embeddings after the Navigation study
+
+Each writes a table of its name in results/hypermarl.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from safetensors.numpy import load_file
+from timing import write_table
+
+from algos.tasks import TASKS
+from covey.experiment import make_train, seed_keys
+from covey.experiment.statistics import bootstrap_interval, iqm
+from covey.learners.base import Metrics
+from covey.learners.losses import normalize
+from covey.learners.ppo import PPO, Batch, PPOCarry
+from covey.metrics import embeddings, gradients
+from covey.policies import ActorCritic, PolicyConfig
+
+OUT = Path("results/hypermarl")
+HYPER = PolicyConfig("hyper_mlp", embedding_dim=4, hypernet_hidden_sizes=(64,))
+VARIANTS = {
+    "fups_id": PolicyConfig("fups_id"),
+    "nops": PolicyConfig("nops"),
+    "hyper_linear": PolicyConfig("hyper_linear"),
+    "hyper_mlp": HYPER,
+    "hyper_mlp without decoupling": replace(HYPER, hypernet_decoupled=False),
+    "hyper_mlp without reset fan": replace(HYPER, hypernet_init="default"),
+    "hyper_mlp, exact initialisation": replace(HYPER, hypernet_init="exact"),
+}
+
+
+@dataclass(frozen=True)
+class Args:
+    """What to measure."""
+
+    what: tyro.conf.Positional[Literal["parameters", "gradients", "embeddings"]]
+    """The table to write."""
+    runs: Path = Path("runs/studies/navigation-small")
+    """embeddings: the folder of the study's runs."""
+    seeds: int = 10
+    """gradients: seeds 0, 1, ... of each scheme."""
+    updates: int = 60
+    """gradients: PPO updates, each of which is measured before it is made."""
+    minibatches: int = 8
+    """gradients: minibatches that a rollout is split into."""
+
+
+# --- Parameters ---
+
+
+def parameters(args: Args) -> list[dict[str, Any]]:
+    """Trained numbers of actor and critic on Dispersion's networks (16 observations, 9 actions, two layers of 64)."""
+    schemes = {name: VARIANTS[name] for name in ("fups_id", "nops", "hyper_linear", "hyper_mlp")} | {
+        "hyper_mlp, low-rank heads": replace(HYPER, hypernet_head="low_rank"),
+        "hyper_mlp, chunked heads": replace(HYPER, hypernet_head="chunked"),
+    }
+    rows = []
+    for num_agents in (4, 8, 16, 32, 64, 128, 256, 512, 1024):
+        for name, config in schemes.items():
+            count = ActorCritic(config, num_agents, 16, 9).count_parameters()
+            rows.append({"agents": num_agents, "sharing": name, "parameters": count})
+    return rows
+
+
+# --- Gradients ---
+
+
+@dataclass(frozen=True)
+class MeasuredPPO(PPO):
+    """PPO that says, before each update, how much its policy gradient differs between minibatches of the rollout."""
+
+    minibatches: int = 8
+
+    def _optimise(self, carry: PPOCarry, batch: Batch, key: jax.Array) -> tuple[Any, Any, Metrics]:
+        params, optimizer, metrics = super()._optimise(carry, batch, key)
+        return params, optimizer, metrics | self._noise(carry, batch, key)
+
+    def _noise(self, carry: PPOCarry, batch: Batch, key: jax.Array) -> Metrics:
+        # Scaled once over the rollout: scaling each minibatch by itself would be noise of another kind.
+        scaled = normalize(batch.advantage, self.config.normalize_advantages)
+        plain = replace(self, config=replace(self.config, normalize_advantages="none"))
+        merged, _ = self._minibatches(batch._replace(advantage=scaled), key)
+        order = jax.random.permutation(key, merged.obs.shape[2]).reshape(self.minibatches, -1)
+
+        def gradient(index: jax.Array) -> Any:
+            part = jax.tree.map(lambda x: x[:, :, index], merged)
+            return jax.grad(lambda p: plain.loss(p, part, carry.hp)[1]["policy_loss"])(carry.params)
+
+        grads = jax.lax.map(gradient, order)
+        noise = gradients.gradient_noise(grads)
+        return {
+            "noise_trace": noise.trace,
+            "noise_signal": noise.signal,
+            "coordinate_variance": gradients.coordinate_variance_compat(grads),
+        }
+
+
+def noise(args: Args) -> list[dict[str, Any]]:
+    """Dispersion, 4 agents, the paper's PPO: traces and signals, averaged over updates, per seed and summarised."""
+    preset = TASKS["dispersion"]["paper"]
+    rows = []
+    for name, config in VARIANTS.items():
+        learner = MeasuredPPO(preset.env, config, preset.ppo, num_updates=args.updates, minibatches=args.minibatches)
+        train = jax.jit(make_train(learner, args.updates, num_evaluations=1))
+        _, metrics = train(seed_keys(0, args.seeds), preset.hp)
+        means = {
+            key: np.asarray(metrics[f"train/{key}"], np.float64).mean(axis=0)  # [S]
+            for key in ("noise_trace", "noise_signal", "coordinate_variance")
+        }
+        # Over updates averaged first: one update's signal can be below 0.
+        ratio = means["noise_trace"] / means["noise_signal"]
+        row: dict[str, Any] = {"sharing": name, "parameters": learner.actor_critic.count_parameters()}
+        row |= {"seeds": args.seeds, "updates": args.updates, "minibatches": args.minibatches}
+        for key, values in {**means, "noise_to_signal": ratio}.items():
+            low, high = bootstrap_interval(values)
+            row |= {key: f"{iqm(values):.4g}", f"{key}_low": f"{low:.4g}", f"{key}_high": f"{high:.4g}"}
+        rows.append(row)
+        print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    return rows
+
+
+# --- Embeddings ---
+
+
+def distances(args: Args) -> list[dict[str, Any]]:
+    """Mean cosine distance between agents' embeddings after Navigation with 4 agents, per scenario."""
+    rows = []
+    for goals in ("4_same", "4_half", "4_different"):
+        path = args.runs / f"{goals}-hyper_mlp" / "policy.safetensors"
+        if not path.exists():
+            print(f"{goals}: no run; python -m covey.experiment.study results/studies/navigation.toml --small")
+            continue
+        tables = [value for key, value in load_file(path).items() if key.endswith("embedding")]
+        result = embeddings.distance_test(jnp.asarray(tables[0]))
+        rows.append(
+            {"goals": goals, "seeds": tables[0].shape[0], "mean": f"{result.mean:.4f}",
+             "standard_deviation": f"{result.deviation:.4f}", "p_value_against_1": f"{result.p_value:.4g}"}
+        )  # fmt: skip
+        print(rows[-1])
+    if not rows:
+        raise SystemExit(f"error: no runs in {args.runs}")
+    return rows
+
+
+MEASUREMENTS: dict[str, Callable[[Args], list[dict[str, Any]]]] = {
+    "parameters": parameters,
+    "gradients": noise,
+    "embeddings": distances,
+}
+
+if __name__ == "__main__":
+    args = tyro.cli(Args, description=__doc__)
+    write_table(OUT / f"{args.what}.csv", MEASUREMENTS[args.what](args), " ".join(["python", *sys.argv]))
