@@ -39,8 +39,6 @@ VARIANTS = {
     "hyper_linear": PolicyConfig("hyper_linear"),
     "hyper_mlp": HYPER,
     "hyper_mlp without decoupling": replace(HYPER, hypernet_decoupled=False),
-    "hyper_mlp without reset fan": replace(HYPER, hypernet_init="default"),
-    "hyper_mlp, exact initialisation": replace(HYPER, hypernet_init="exact"),
 }
 
 
@@ -54,7 +52,7 @@ class Args:
     """embeddings: the folder of the study's runs."""
     seeds: int = 10
     """gradients: seeds 0, 1, ... of each scheme."""
-    updates: int = 60
+    updates: int = 40
     """gradients: PPO updates, each of which is measured before it is made."""
     minibatches: int = 8
     """gradients: minibatches that a rollout is split into."""

@@ -208,7 +208,8 @@ def test_command_line(tmp_path):
 
     wrong = call("multiplication", "--diversty", "1")
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "--diversity" in wrong.stderr
-    small = ["--num-updates", "4", "--num-evaluations", "2", "--chunks", "2", "--num-seeds", "2", "--no-video"]
+    small = ["--num-updates", "4", "--num-evaluations", "2", "--chunks", "2", "--num-seeds", "1", "--no-video"]
+    small += ["--hidden-sizes", "8", "--critic-hidden-sizes", "8", "--num-envs", "4", "--eval-episodes", "1"]
     done = call("multiplication", *small, "--warmup-steps", "64", "--run-dir", "run")
     assert done.returncode == 0, done.stderr
     assert "train/sparsity/agent_1" in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]

@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,21 +157,32 @@ def test_bad_settings(change, said):
 
 
 def test_command_line(tmp_path):
-    """A typo is one line; a run reports its groups; cut off and resumed it is the same run."""
+    """A typo is one line; a run reports its groups; killed and resumed, it keeps them and is the same run."""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    program = [sys.executable, str(ROOT / "baselines" / "seps.py")]
 
     def call(*argv):
-        env = os.environ | {"PYTHONPATH": str(ROOT)}
-        command = [sys.executable, str(ROOT / "baselines" / "seps.py"), *argv]
-        return subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
+        return subprocess.run([*program, *argv], capture_output=True, text=True, env=env, cwd=tmp_path)
 
     wrong = call("bps-1", "--num-group", "3")
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "--num-groups" in wrong.stderr
-    tiny = [
-        *("--preset-scale", "small", "--total-steps", "256", "--num-envs", "4", "--num-steps", "16", "--no-video"),
-        *("--pretraining-steps", "50", "--fit-steps", "5", "--num-evaluations", "2", "--chunks", "2"),
-    ]
-    done = call("bps-1", *tiny, "--num-groups", "3", "--run-dir", "run")
+    tiny = (  # noqa: SIM905
+        "specialisation --preset-scale small --env.max-steps 8 --num-seeds 2 --num-envs 4 --num-steps 4 --no-video "
+        "--eval-episodes 2 --hidden-sizes 8 --pretraining-steps 50 --fit-steps 5 --num-groups 2 "
+        "--num-updates 6 --num-evaluations 3 --chunks 6"
+    ).split()
+    done = call(*tiny, "--run-dir", "whole")
     assert done.returncode == 0, done.stderr
-    with (tmp_path / "run" / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert {row["train/num_groups"] for row in rows} <= {"2", "3"} and "train/group/agent_14" in rows[0]
+    command = [*program, *tiny, "--run-dir", "killed"]
+    killed = subprocess.Popen(command, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    while killed.poll() is None and not list(tmp_path.glob("killed/checkpoints/*/sha256sums")):
+        time.sleep(0.002)
+    killed.kill()
+    killed.wait()
+    assert not (tmp_path / "killed" / "metrics.npz").exists(), "it finished before it was killed"
+    resumed = call("--resume", "killed")
+    assert resumed.returncode == 0 and "resuming after update" in resumed.stdout, resumed.stderr
+    tables = [(tmp_path / run / "metrics.csv").read_text() for run in ("whole", "killed")]
+    assert tables[0] == tables[1]
+    rows = list(csv.DictReader(tables[0].splitlines()))
+    assert {row["train/num_groups"] for row in rows} == {"2"} and "train/group/agent_3" in rows[0]
