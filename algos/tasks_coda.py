@@ -1,10 +1,11 @@
-"""Tasks for CODA and its baselines: polynomial games with an offline dataset, shared by their programs.
+"""Tasks for CODA and its baselines: what `algos/tasks_offline.py` has, and a generator.
 
-`paper` is the scale of CODA's polynomial games (arXiv 2604.23308, tables 2 and 4): 10,000 steps of the denoiser at
-batch 1000, samplers of 40 steps, 1000 samples per round. Its "number of transitions sampled 4000" is taken as the
-dataset's size, "burn-in iterations 2" as rounds on the dataset alone, an epoch as one round of one policy step, and the
-share of generated data, which it does not print, as 1. `small` has a denoiser of one level, fitted for 1000 steps, and
-draws 64 samples in 20 steps: minutes on two CPU cores for all modes with 16 seeds each.
+`paper` is the scale of CODA (arXiv 2604.23308, tables 2 to 5): 10,000 steps of the denoiser at batch 1000, samplers of
+40 steps, 1000 samples per round. On polynomial games the learner is MADDPG with the payoff for a critic, its "number of
+transitions sampled 4000" is taken as the dataset's size, "burn-in iterations 2" as rounds on the dataset alone, an
+epoch as one round of one policy step, and the share of generated data, which it does not print, as 1. On robots it is
+MADDPG+BC; a round has 5000 gradient steps and 15 of 16 segments are generated, as in policy-guided diffusion's code,
+since the paper says neither. `small` has a denoiser of one level and fewer steps everywhere, for two CPU cores.
 """
 
 from __future__ import annotations
@@ -13,154 +14,85 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 import envs_jax
+from algos import tasks_offline
+from algos.tasks import Lazy
+from algos.tasks_offline import DATASETS, GAMES, LEVELS, GameData, Learning, any_env, make_learner
 from covey.diffusion import (
     Coda,
     CodaConfig,
+    CodaData,
     CodaHyperparameters,
     EDMConfig,
     FitHyperparameters,
     GeneratorConfig,
     Hyperparameters,
-    Layout,
-    OfflineData,
     UNetConfig,
-    from_arrays,
-)  # fmt: skip
+    diffuse,
+)
 from covey.diffusion.coda import Mode
 from covey.experiment import RunConfig, cli
 from covey.experiment.cli import Job
-from covey.learners.analytic import AnalyticConfig, AnalyticHyperparameters, AnalyticMADDPG
+from covey.learners.offline import OfflineConfig, WorldModel, source
 from envs_jax.games import polynomial
-from envs_jax.games.polynomial import ActionAgreement, Multiplication, PolynomialGame, TwinPeaks
-
-DataKind = Literal["uniform", "gaussian"]
+from envs_jax.games.polynomial import PolynomialGame
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """The offline dataset of a polynomial game: joint actions and their rewards."""
+class Args(tasks_offline.Args):
+    """Settings of a run of CODA: those of an offline learner, and of its generator."""
 
-    data: DataKind = "uniform"
-    """`uniform` over all joint actions, or `gaussian` around data_mean, clipped to the bounds."""
-    data_size: int = 4000
-    """How many joint actions."""
-    data_mean: tuple[float, ...] = ()
-    """Centre of the Gaussian, a number per agent; several centres in a row for a mixture; empty for 0."""
-    data_std: float = 0.3
-    """Standard deviation around the centre; 0 for a point mass."""
-    data_seed: int = 0
-    """Seed of the draw; all seeds of a run share one dataset."""
-
-    def __post_init__(self) -> None:
-        if self.data not in get_args(DataKind):
-            raise ValueError(f"data is {self.data!r}; allowed: {', '.join(get_args(DataKind))}")
-        if self.data_size < 2:
-            raise ValueError(f"data_size is {self.data_size}; allowed: an integer of at least 2")
-        if self.data_std < 0:
-            raise ValueError(f"data_std is {self.data_std}; allowed: a number of at least 0")
-
-
-@dataclass(frozen=True)
-class Args:
-    """Settings of a run."""
-
-    env: Any
-    dataset: DataConfig = DataConfig()
     coda: CodaConfig = CodaConfig()
-    generator: GeneratorConfig = GeneratorConfig(horizon=1)
-    unet: UNetConfig = UNetConfig(features=32)
+    generator: GeneratorConfig = GeneratorConfig()
+    unet: UNetConfig = UNetConfig()
     edm: EDMConfig = EDMConfig()
-    base: AnalyticConfig = AnalyticConfig()
     numbers: CodaHyperparameters = field(default_factory=CodaHyperparameters)
     fit: FitHyperparameters = field(default_factory=FitHyperparameters)
-    base_numbers: AnalyticHyperparameters = field(default_factory=AnalyticHyperparameters)
-    run: RunConfig = RunConfig()
-
-
-def game_of(name: str) -> PolynomialGame:
-    """The common-payoff game `payoff/C:D,D,.../C:D,D,...`: the sum of terms with coefficient C and each player's
-    exponents D, so that Twin Peaks is payoff/-1:2,0/-1:0,2/-4:2,2/5:1,1. Raises ValueError for other text."""
-    try:
-        terms = [term.split(":") for term in name.split("/")[1:]]
-        coefficients = tuple(float(c) for c, _ in terms)
-        exponents = tuple(tuple(int(d) for d in row.split(",")) for _, row in terms)
-    except ValueError:
-        raise ValueError(
-            f"the payoff is {name!r}; allowed: payoff/C:D,D/C:D,D/... with coefficients C and each player's exponents D"
-        ) from None
-    return PolynomialGame(len(exponents[0]) if exponents else 2, exponents=exponents, coefficients=coefficients)
-
-
-def joint_actions(game: PolynomialGame, config: DataConfig) -> np.ndarray:
-    """The dataset's joint actions, float32[M, N]."""
-    rng, (low, high) = np.random.default_rng(config.data_seed), game.bounds()
-    shape = (config.data_size, game.num_agents)
-    if config.data == "uniform":
-        return rng.uniform(low, high, shape).astype(np.float32)
-    mean = np.asarray(config.data_mean or (0.0,) * game.num_agents)
-    if mean.size % game.num_agents:
-        raise ValueError(f"data_mean is {config.data_mean}; allowed: {game.num_agents} numbers for each centre")
-    centres = mean.reshape(-1, game.num_agents)
-    chosen = centres[rng.integers(len(centres), size=config.data_size)]
-    return np.clip(chosen + config.data_std * rng.standard_normal(shape), low, high).astype(np.float32)
-
-
-def layout(game: PolynomialGame) -> Layout:
-    """A row of such a dataset: a state and observations that are 0, joint action, reward (each player's, if they
-    differ), done."""
-    rows = np.atleast_2d(np.asarray(game.coefficients))
-    common = bool((rows == rows[0]).all())
-    return Layout(game.num_agents, 1, 1, state_size=1, reward_size=1 if common else game.num_agents)
-
-
-def dataset(game: PolynomialGame, config: DataConfig, generator: GeneratorConfig) -> OfflineData:
-    """Segments of one step each."""
-    if generator.horizon != 1:
-        raise ValueError(f"horizon is {generator.horizon}; allowed: 1, the length of all episodes in the data")
-    actions, sizes = joint_actions(game, config), layout(game).sizes
-    rewards = np.asarray(polynomial.payoff(game, jnp.asarray(actions)))[:, : sizes[3]]
-    seen, done = np.zeros((len(actions), sizes[0] + sizes[1])), np.ones((len(actions), 1))
-    rows = np.concatenate([seen, actions, rewards, done], axis=1)
-    return from_arrays(rows[:, None], generator.normaliser, generator.knots)
 
 
 def build(args: Args) -> Job:
     """The learner, its hyper-parameters and its data."""
-    game = args.env
-    if not isinstance(game, PolynomialGame):
-        raise ValueError(f"the environment is {game!r}; allowed: polynomial games")
-    data = dataset(game, args.dataset, args.generator)
-    base = AnalyticMADDPG(game, partial(polynomial.payoff, game), args.base)
-    varying = data.normaliser.varying
-    learner = Coda(base, layout(game), varying, args.coda, args.generator, args.unet, args.edm)
-    return Job(learner, Hyperparameters(args.numbers, args.fit, args.base_numbers), data)
+    offline, dataset, data = make_learner(args)
+    team, config = offline.base.team, args.offline
+    layout, diffused = diffuse(
+        dataset, team, config.horizon, stride=config.stride, kind=args.generator.normaliser, knots=args.generator.knots
+    )
+    if args.coda.relabel == "model":  # judged on episodes that neither model has seen
+        data = source(dataset, team, config.horizon, stride=config.stride, held_out=config.held_out)
+    env, reward = args.env, None
+    if isinstance(env, PolynomialGame):
+        reward = lambda segments: polynomial.payoff(env, segments.action[..., 0])  # noqa: E731
+    learner = Coda(
+        offline, layout, diffused.normaliser.varying, args.coda, args.generator, args.unet, args.edm, reward,
+        WorldModel(team, args.model),
+    )  # fmt: skip
+    return Job(learner, Hyperparameters(args.numbers, args.fit, args.hp), CodaData(data, diffused))
 
 
-def main(program: str, doc: str | None, presets: Mapping[str, Mapping[str, Args]]) -> None:
-    """The command line of such a program: these presets, any registered polynomial game, or a payoff: see `game_of`."""
+def main(program: str, doc: str | None, presets: Mapping[str, Mapping[str, Args]], mode: Mode) -> None:
+    """The command line of such a program: these presets, any registered environment, or a payoff: see `game_of`."""
 
     def for_env(env_id: str) -> Args:
-        small = next(iter(presets.values()))["small"]
-        env = game_of(env_id) if env_id.startswith("payoff/") else envs_jax.make(env_id)
-        return replace(small, env=env, base=AnalyticConfig())
+        env = any_env(env_id)
+        if isinstance(env, PolynomialGame):
+            small = polynomial_game(env, mode)["small"]
+            return replace(small, learning=replace(small.learning, initial=()))
+        return robot(env, None, mode)["small"]
 
-    ids = [env_id for env_id in envs_jax.registered() if env_id.startswith("polynomial")]
-    games: list[PolynomialGame] = []
+    envs: list[Any] = []
 
     def build_and_note(args: Args) -> Job:
-        job = build(args)
-        games.append(args.env)
-        return job
+        envs.append(args.env)
+        return build(args)
 
-    result = cli.main(program, doc, presets, build=build_and_note, for_env=for_env, env_ids=ids)
-    if games[0].num_agents == 2:
-        draw_paths(result.folder / "paths.png", games[0], result.metrics["train/theta"])
+    result = cli.main(program, doc, presets, build=build_and_note, for_env=for_env, env_ids=envs_jax.registered())
+    theta = result.metrics.get("train/theta")
+    if theta is not None and envs[0].num_agents == 2:
+        draw_paths(result.folder / "paths.png", envs[0], theta)
 
 
 def draw_paths(path: Path, game: PolynomialGame, theta: np.ndarray) -> None:
@@ -170,20 +102,76 @@ def draw_paths(path: Path, game: PolynomialGame, theta: np.ndarray) -> None:
     Image.fromarray(polynomial.heat_map(game, np.swapaxes(theta, 0, 1))).save(path)
 
 
-def presets(mode: Mode) -> dict[str, dict[str, Args]]:
-    """All tasks in this mode."""
-    run = RunConfig(num_seeds=16, num_updates=150, num_evaluations=150, chunks=1)
-    paper = Args(env=None, coda=CodaConfig(mode), base=AnalyticConfig((-0.64, 0.65)), run=run)
+def polynomial_game(env: PolynomialGame, mode: Mode) -> dict[str, Args]:
+    """A polynomial game whose payoff is known, from the paper's start."""
+    learned = tasks_offline.polynomial_game(env)["small"]
+    offline = OfflineConfig(horizon=1, batch_size=64, gradient_steps=1, eval_episodes=1)
+    paper = Args(
+        env,
+        Learning(base="analytic", initial=(-0.64, 0.65)),
+        GameData(),
+        learned.policy,
+        learned.critic,
+        offline,
+        learned.model,
+        learned.hp,
+        RunConfig(num_seeds=16, num_updates=150, num_evaluations=150, chunks=1),
+        CodaConfig(mode),
+        unet=UNetConfig(features=32),
+    )
     small = replace(
         paper,
         coda=CodaConfig(mode, num_samples=64),
-        generator=GeneratorConfig(horizon=1, fit_steps=1000, fit_batch_size=128),
+        generator=GeneratorConfig(fit_steps=1000, fit_batch_size=128),
         unet=UNetConfig(features=16, levels=1),
         edm=EDMConfig(num_steps=20),
         numbers=CodaHyperparameters(guidance_scale=1.0),
         fit=FitHyperparameters(ema_decay=0.99),
     )
-    games = {"multiplication": Multiplication(), "twin-peaks": TwinPeaks(), "action-agreement": ActionAgreement()}
-    return {
-        name: {"paper": replace(paper, env=game), "small": replace(small, env=game)} for name, game in games.items()
-    }
+    return {"paper": paper, "small": small}
+
+
+def robot(env: Any, dataset: Path | None, mode: Mode) -> dict[str, Args]:
+    """A robot, or any other environment, with a dataset."""
+    paper, small = (tasks_offline.robot(env, dataset)[scale] for scale in ("paper", "small"))
+    paper = Args(
+        env,
+        paper.learning,
+        paper.game,
+        paper.policy,
+        paper.critic,
+        replace(paper.offline, gradient_steps=5000),
+        paper.model,
+        paper.hp,
+        RunConfig(num_seeds=16, num_updates=60, num_evaluations=30),
+        CodaConfig(mode),
+        numbers=CodaHyperparameters(mix=0.9375),
+        fit=FitHyperparameters(fit_learning_rate=1e-3),
+    )
+    small = replace(
+        paper,
+        policy=small.policy,
+        critic=small.critic,
+        offline=replace(paper.offline, batch_size=16, gradient_steps=1000, eval_episodes=4),
+        coda=CodaConfig(mode, num_samples=256),
+        generator=GeneratorConfig(fit_steps=2000, fit_batch_size=64),
+        edm=EDMConfig(num_steps=16),
+        numbers=CodaHyperparameters(mix=0.5, guidance_scale=1.0),
+        fit=FitHyperparameters(fit_learning_rate=3e-3, ema_decay=0.995),
+        run=RunConfig(num_seeds=2, num_updates=20, num_evaluations=10, chunks=20),
+    )
+    return {"paper": paper, "small": small}
+
+
+def presets(mode: Mode) -> Mapping[str, Mapping[str, Args]]:
+    """All tasks in this mode; robots with the datasets that `make reproduce-mamujoco-data` makes."""
+    datasets = [("halfcheetah_2x3", level) for level in LEVELS] + [("ant_4x2", "replay")]
+    return Lazy(
+        {name: partial(polynomial_game, env, mode) for name, env in GAMES.items()}
+        | {
+            f"{name}-{level}": lambda name=name, level=level: robot(
+                envs_jax.make(f"mamujoco/{name}"), DATASETS / name / f"dataset-{level}", mode
+            )
+            for name, level in datasets
+        }
+    )

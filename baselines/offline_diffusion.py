@@ -12,4 +12,4 @@ from algos.tasks_coda import main, presets
 PRESETS = presets("unconditional")
 
 if __name__ == "__main__":
-    main("offline_diffusion", __doc__, PRESETS)
+    main("offline_diffusion", __doc__, PRESETS, "unconditional")

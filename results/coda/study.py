@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import jax
@@ -30,7 +31,8 @@ import numpy as np
 import tyro
 
 from algos.tasks_coda import Args as CodaArgs
-from algos.tasks_coda import DataConfig, build, presets
+from algos.tasks_coda import build, presets
+from algos.tasks_offline import GameData, Learning
 from covey.diffusion import (
     EDMConfig,
     FitHyperparameters,
@@ -47,7 +49,7 @@ from covey.experiment import Program, make_train, seed_keys
 from covey.experiment.plot import COLOURS
 from covey.experiment.statistics import bootstrap_interval, iqm
 from covey.experiment.video import save_gif
-from covey.learners.analytic import AnalyticConfig, AnalyticHyperparameters, AnalyticMADDPG
+from covey.learners.offline import AnalyticMADDPG, OfflineHyperparameters, Team
 from envs_jax.games import polynomial
 from envs_jax.games.polynomial import Multiplication, TwinPeaks
 
@@ -106,7 +108,7 @@ def games() -> None:
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
             metrics = jax.tree.map(lambda *x: np.concatenate(x), *chunks)
             theta, payoff = metrics["train/theta"], metrics["eval/episode_return"][..., 0]  # [U, S, N], [U, S]
-            paths[game, mode] = np.concatenate([np.broadcast_to(args.base.initial, (1, SEEDS, 2)), theta])
+            paths[game, mode] = np.concatenate([np.broadcast_to(args.learning.initial, (1, SEEDS, 2)), theta])
             rows += list(_rows(game, mode, metrics))
             low, high = bootstrap_interval(payoff[-1])
             line = {"game": game, "mode": mode, "seeds": SEEDS, "optimum": polynomial.optimum(args.env).payoff}
@@ -220,11 +222,11 @@ def closed() -> None:
         args = replace(presets("none")["twin-peaks"]["small"], env=TwinPeaks(a=a, b=b, c=c))
         train = jax.jit(make_train(build(args).learner, 2000, 1))
         for mean, std in (((0.3, 0.3), 0.2), ((0.5, 0.2), 0.3), ((-0.4, 0.6), 0.5)):
-            config = DataConfig("gaussian", data_mean=mean, data_std=std)
-            learner, hp, data = build(replace(args, dataset=config))
+            config = GameData("gaussian", data_mean=mean, data_std=std)
+            learner, hp, data = build(replace(args, game=config))
             _, metrics = train(seed_keys(0, SEEDS), hp, data)
             found = np.asarray(metrics["train/theta"])[1000:].mean(axis=(0, 1))
-            actions = np.asarray(data.segments(data.starts, 1))[:, 0, 3:5].astype(np.float64)
+            actions = np.asarray(data.source.dataset.action)[data.source.starts, :, 0].astype(np.float64)
             m, square = actions.mean(axis=0), np.square(actions).mean(axis=0)
             for i in (0, 1):
                 exact = c * m[1 - i] / (2 * a + 2 * b * square[1 - i])
@@ -233,7 +235,7 @@ def closed() -> None:
     # An on-policy generator of spread sigma: sqrt((C - 2 A) / 2 B - sigma^2), by exact samples with noise.
     for sigma in (0.0, 0.1, 0.2, 0.3, 0.5):
         game = TwinPeaks()
-        base = AnalyticMADDPG(game, partial(polynomial.payoff, game), AnalyticConfig((0.5, 0.6)))
+        base = AnalyticMADDPG(Team.of(game), lambda a, game=game: polynomial.payoff(game, a[..., 0]), (0.5, 0.6))
         found = float(np.abs(_noisy(base, sigma)).mean())
         add(f"on-policy samples of spread {sigma}, twin peaks", "|theta|", float(np.sqrt(3 / 8 - sigma**2)), found)
 
@@ -246,18 +248,20 @@ def closed() -> None:
     swept = replace(swept, coda=replace(swept.coda, mix=jnp.asarray(shares, jnp.float32)))
     _, metrics = jax.jit(make_train(learner, 300, 1))(seed_keys(0, SEEDS), swept, data)
     theta = np.abs(np.asarray(metrics["train/theta"])[200:]).mean(axis=(0, 2))
-    square = float(np.square(np.asarray(data.rows)[:, 3:5]).mean())
+    square = float(np.square(np.asarray(data.source.dataset.action)[data.source.starts]).mean())
     for share in np.unique(shares)[::-1]:
         exact = np.sqrt(max((5 * share - 2) / 8 - (1 - share) * square, 0.0) / share)
         add(f"cfg, twin peaks, share {share} generated", "|theta|", float(exact), float(theta[shares == share].mean()))
 
     # CODA elsewhere: payoffs after 150 updates beside the optimum.
     twin, product = presets("policy")["twin-peaks"]["small"], presets("policy")["multiplication"]["small"]
-    shifted = DataConfig("gaussian", data_mean=(0.1, -0.1), data_std=0.5)
-    three = replace(product, env=Multiplication(num_agents=3), base=AnalyticConfig((-0.64, 0.65, 0.3)))
+    shifted = GameData("gaussian", data_mean=(0.1, -0.1), data_std=0.5)
+    three = replace(
+        product, env=Multiplication(num_agents=3), learning=Learning(base="analytic", initial=(-0.64, 0.65, 0.3))
+    )
     cases: dict[str, CodaArgs] = {
         "policy, twin peaks A=0.5 B=2.0 C=3.0": replace(twin, env=TwinPeaks(a=0.5, b=2.0, c=3.0)),
-        "policy, twin peaks, data N((0.1, -0.1), 0.5)": replace(twin, dataset=shifted),
+        "policy, twin peaks, data N((0.1, -0.1), 0.5)": replace(twin, game=shifted),
         "policy, multiplication of three": three,
         "none, multiplication of three": replace(three, coda=replace(three.coda, mode="none")),
     }
@@ -279,13 +283,12 @@ def _noisy(base: AnalyticMADDPG, sigma: float) -> np.ndarray:
 
     def step(carry: Any, key: jax.Array) -> tuple[Any, jax.Array]:
         noise = sigma * jax.random.normal(key, (256, 1, 2, 1))
-        segment = Layout(2, 1, 1).split(jnp.zeros((256, 1, 6)))._replace(action=carry.theta[:, None] + noise)
-        carry, _ = base.learn(carry, segment, key)
-        return carry, carry.theta
+        carry, metrics = base.learn(carry, SimpleNamespace(action=carry.params["actor"] + noise))  # type: ignore[arg-type]
+        return carry, metrics["theta"]
 
     def run(key: jax.Array) -> jax.Array:
         keys = jax.random.split(key, 4000)
-        return jnp.mean(jax.lax.scan(step, base.init(key, AnalyticHyperparameters()), keys)[1][2000:], axis=0)
+        return jnp.mean(jax.lax.scan(step, base.init(key, OfflineHyperparameters()), keys)[1][2000:], axis=0)
 
     return np.asarray(jax.jit(jax.vmap(run))(seed_keys(0, 4)))
 
@@ -336,15 +339,15 @@ def toy_data(segments: int = 3000) -> np.ndarray:
 def steering() -> None:
     """Log-probability, consistency and support of guided segments against the guidance scale."""
     data = from_arrays(toy_data())
-    config = GeneratorConfig(horizon=H, fit_steps=3000, fit_batch_size=64)
-    generator = Generator(TOY, data.normaliser.varying, config, UNetConfig())
+    config = GeneratorConfig(fit_steps=3000, fit_batch_size=64)
+    generator = Generator(TOY, data.normaliser.varying, H, config, UNetConfig())
     hp = FitHyperparameters(fit_learning_rate=3e-3, ema_decay=0.995)
     began = time.perf_counter()
     params, curve = jax.block_until_ready(jax.jit(lambda key: generator.fit(key, hp, data))(jax.random.key(0)))
     print(f"fit: {time.perf_counter() - began:.0f} s, losses {np.asarray(curve)[-1]}", flush=True)
     gains = _toy_system()[1][0].astype(np.float32)  # "trained": one of those that made the data
     fresh = (0.1 * np.random.default_rng(2).normal(size=gains.shape)).astype(np.float32)
-    seen = np.asarray(data.rows)
+    seen = toy_data().reshape(-1, TOY.num_channels)
     spread = seen.std(axis=0)[np.r_[0:S, TOY.action_channels]]
     support = jnp.asarray(seen[::10][:, np.r_[0:S, TOY.action_channels]])
 

@@ -41,11 +41,14 @@ def test_a_payoff_that_is_none():
 MISTAKES = {
     "lambda": (["--guidance-scale", "-0.5"], "guidance_scale is -0.5; allowed: a number of at least 0"),
     "alpha": (["--mix", "1.2"], "mix is 1.2; allowed: a number in [0, 1]"),
-    "horizon": (["--horizon", "20"], "horizon is 20; allowed: 1, the length of all episodes in the data"),
+    "horizon": (["--horizon", "20"], "horizon 20 with stride 1: length is 20; allowed: at most 1"),
     "mode": (["--mode", "guided"], "invalid choice 'guided' for argument '--mode'"),
     "switch": (["--guidance-scal", "1"], "did you mean --guidance-scale?"),
-    "start": (["--initial", "0.1"], "initial is (0.1,); allowed: a number for each of 2 agents"),
+    "start": (["--initial", "0.1"], "start_at is (0.1,); allowed: a number for each of 2 agents"),
     "groups": (["--norm-groups", "5"], "features is 16; allowed: an even multiple of norm_groups = 5"),
+    "base": (["--base", "maddqn"], "invalid choice 'maddqn' for argument '--base'"),
+    "dataset": (["--dataset", "nowhere"], "nowhere"),
+    "relabel": (["--relabel", "all"], "invalid choice 'all' for argument '--relabel'"),
     "point": (["--data", "gaussian", "--data-std", "0"], "all constant"),
 }
 

@@ -68,7 +68,7 @@ def test_run_with_everything_resumes_bitwise(dataset, tmp_path):
 
 
 def test_game_needs_no_dataset(tmp_path):
-    run("baselines/offline.py", "twin_peaks", *TINY, "--base", "iql", "--run-dir", str(tmp_path / "run"))
+    run("baselines/offline.py", "twin-peaks", *TINY, "--base", "iql", "--run-dir", str(tmp_path / "run"))
     assert np.isfinite(metrics(tmp_path / "run")["train/value_loss"]).all()
 
 

@@ -24,7 +24,7 @@ from covey.data.dataset import (
     window_starts,
     windows,
 )
-from covey.data.joint_actions import Gaussian, Mixture, PointMass, Uniform, joint_action_samples
+from covey.data.joint_actions import Gaussian, Law, Mixture, PointMass, Uniform, joint_action_samples
 from covey.data.loaders import (
     FORMATS,
     detect,
@@ -42,6 +42,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Gaussian",
+    "Law",
     "LeafStatistics",
     "Mixture",
     "PointMass",

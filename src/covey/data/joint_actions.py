@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ import numpy as np
 
 from covey.data.dataset import Dataset, from_transitions
 from covey.experiment.folder import describe
+
+Bound: TypeAlias = float | tuple[float, ...]
 
 
 class Law(Protocol):
@@ -33,19 +35,20 @@ class Law(Protocol):
 
 @dataclass(frozen=True)
 class Uniform:
-    """Each agent's action uniform in [low, high], independently."""
+    """Each agent's action uniform in [low, high], independently. Bounds: for all agents, or one for each."""
 
     num_agents: int = 2
-    low: float = -1.0
-    high: float = 1.0
+    low: Bound = -1.0
+    high: Bound = 1.0
 
     def __post_init__(self) -> None:
-        _check_box(self.low, self.high)
         if self.num_agents < 1:
             raise ValueError(f"num_agents is {self.num_agents}; allowed: an integer of at least 1")
+        _check_box(self.low, self.high, self.num_agents)
 
     def sample(self, key: jax.Array, count: int) -> jax.Array:
-        return jax.random.uniform(key, (count, self.num_agents), jnp.float32, self.low, self.high)
+        low, high = (jnp.asarray(bound, jnp.float32) for bound in (self.low, self.high))
+        return jax.random.uniform(key, (count, self.num_agents), jnp.float32, low, high)
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,11 @@ class Gaussian:
 
     mean: tuple[float, ...]
     std: float | tuple[float, ...]
-    low: float = -1.0
-    high: float = 1.0
+    low: Bound = -1.0
+    high: Bound = 1.0
 
     def __post_init__(self) -> None:
-        _check_box(self.low, self.high)
+        _check_box(self.low, self.high, len(self.mean))
         std = self.std if isinstance(self.std, tuple) else (self.std,) * len(self.mean)
         if not self.mean or len(std) != len(self.mean) or not all(0 < s < math.inf for s in std):
             raise ValueError(f"std is {self.std}; allowed: a number above 0, or one for each of mean {self.mean}")
@@ -75,9 +78,10 @@ class Gaussian:
 
     def sample(self, key: jax.Array, count: int) -> jax.Array:
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        low, high = (self.low - mean) / std, (self.high - mean) / std
-        z = jax.random.truncated_normal(key, low, high, (count, self.num_agents), jnp.float32)
-        return jnp.clip(mean + std * z, self.low, self.high)  # rounding may step out of the box
+        low, high = (np.asarray(bound, np.float32) for bound in (self.low, self.high))
+        shape = (count, self.num_agents)
+        z = jax.random.truncated_normal(key, (low - mean) / std, (high - mean) / std, shape, jnp.float32)
+        return jnp.clip(mean + std * z, low, high)  # rounding may step out of the box
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,9 @@ def joint_action_samples(
     )
 
 
-def _check_box(low: float, high: float) -> None:
-    if not low < high:
+def _check_box(low: Bound, high: Bound, num_agents: int) -> None:
+    for name, bound in (("low", low), ("high", high)):
+        if np.shape(bound) not in ((), (num_agents,)):
+            raise ValueError(f"{name} is {bound}; allowed: a number, or one for each of {num_agents} agents")
+    if not np.less(low, high).all():
         raise ValueError(f"low is {low}; allowed: a number below high, which is {high}")

@@ -2,22 +2,26 @@
 
     once:   fit the denoiser to the dataset
     round:  D_syn = segments sampled under guidance by the policies as they are now
-            R times: one step of the base on a minibatch, a share alpha of it from D_syn and the rest from the dataset
+            R times: one step of the learner on a minibatch, a share alpha of it from D_syn, the rest from the dataset
 
-Algorithm 2 of "Coordination via on-policy diffusion for multi-agent offline RL" (2604.23308). One `update` is one
-round, so that nothing is generated under a condition: the sampler stands once in the program, in the loop over rounds.
-How D_syn follows the policy is the `mode`:
+Algorithm 2 of "Coordination via on-policy diffusion for multi-agent offline RL" (2604.23308), around any learner of
+`covey.learners.offline`, with its world model if it has one. One `update` is one round, so that nothing is generated
+under a condition: the sampler stands once in the program, in the loop over rounds. How D_syn follows the policy is the
+`mode`:
 
-    none           there is no D_syn: the base on the dataset alone
+    none           there is no D_syn: the learner on the dataset alone
     unconditional  it does not: samples are those of the dataset
     policy         the score of the joint policy moves samples' actions (equation 14)
     cfg            the denoiser is conditioned on the joint action, and asked for the policies' (equation 3)
     q              it is conditioned on the reward instead, and asked for a high one
 
-What describes a policy in `cfg` the paper does not say; where a policy is one action per agent, each datum is taken as
-made by the policy that always gives its action, so the condition is a segment's mean action.
+What describes a policy in `cfg` the paper does not say. Here it is the policies' mean action over segments of the
+dataset, and a segment of the dataset is taken as made by policies with its mean action. (Where a policy is one action
+per agent, that is the policy itself.)
 
-Letters: B batch, H horizon, N agents, A actions, C channels.
+Guidance pushes actions alone, and a segment's rewards lag behind; `relabel` puts other rewards in their place.
+
+Letters: B batch, H horizon, L = H + 1 rows, N agents, A actions, C channels.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -34,38 +38,17 @@ import numpy as np
 from covey.diffusion import diagnostics, guidance
 from covey.diffusion.edm import EDMConfig
 from covey.diffusion.generator import FitHyperparameters, Generator, GeneratorConfig
-from covey.diffusion.segments import Layout, OfflineData, Segment
+from covey.diffusion.segments import DiffusedData, Fields, Layout
 from covey.diffusion.unet import UNetConfig
 from covey.learners.base import Metrics, check_numbers
+from covey.learners.offline import Made, Offline, OfflineCarry, OfflineHyperparameters, Segments, Source, WorldModel
+from covey.learners.offline.segments import gather
 
 Mode = Literal["none", "unconditional", "policy", "cfg", "q"]
+Relabel = Literal["none", "model", "true"]
 
-
-class Base(Protocol):
-    """The offline learner that CODA trains: a frozen value of pure functions.
-
-    It may also have `score(carry, obs, action)`, where its policies have a probability (see
-    `covey.diffusion.guidance`); `descriptor(carry) -> [N, A]`, which `cfg` needs; and `reward(segments) -> [B, H, N]`,
-    the true rewards, to report by how much generated ones are wrong.
-    """
-
-    def init(self, key: jax.Array, hp: Any) -> Any: ...
-
-    def learn(self, carry: Any, segments: Segment, key: jax.Array) -> tuple[Any, Metrics]:
-        """One gradient step on a minibatch."""
-        ...
-
-    def act(self, carry: Any, obs: jax.Array) -> jax.Array:
-        """What the policies do, without noise, [B, H, N, A] for obs [B, H, N, O]; from an empty memory."""
-        ...
-
-    def state_metrics(self, carry: Any) -> Metrics: ...
-
-    def evaluate(self, carry: Any, key: jax.Array) -> Metrics: ...
-
-    def policy(self, carry: Any) -> Any: ...
-
-    def episode(self, carry: Any, key: jax.Array) -> tuple[Any, jax.Array]: ...
+PROBES = 64
+"""Segments of the dataset, at most, over which policies are described."""
 
 
 @dataclass(frozen=True)
@@ -77,19 +60,20 @@ class CodaConfig:
     joint action, `q` not at all but by high rewards, `unconditional` not at all; `none` generates nothing."""
     num_samples: int = 1000
     """Segments generated in each round."""
-    updates_per_round: int = 1
-    """Steps of the base learner in each round, R."""
-    batch_size: int = 64
-    """Segments in each of these steps."""
     burn_in: int = 2
     """Rounds at the start that learn from the dataset alone."""
+    relabel: Relabel = "none"
+    """Rewards of generated segments: as they were generated, those that a model fitted to the dataset predicts, or the
+    true ones, where they are known."""
+    relabel_steps: int = 10_000
+    """Relabel model: gradient steps of that model, before the first round."""
 
     def __post_init__(self) -> None:
-        names = ("num_samples", "updates_per_round", "batch_size")
-        check_numbers(self, names, lambda x: x >= 1, "an integer of at least 1")
+        check_numbers(self, ("num_samples", "relabel_steps"), lambda x: x >= 1, "an integer of at least 1")
         check_numbers(self, ("burn_in",), lambda x: x >= 0, "an integer of at least 0")
-        if self.mode not in get_args(Mode):
-            raise ValueError(f"mode is {self.mode!r}; allowed: {', '.join(get_args(Mode))}")
+        for name, allowed in (("mode", get_args(Mode)), ("relabel", get_args(Relabel))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
 
 
 @jax.tree_util.register_dataclass
@@ -119,7 +103,16 @@ class Hyperparameters:
 
     coda: CodaHyperparameters
     fit: FitHyperparameters
-    base: Any
+    base: OfflineHyperparameters
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class CodaData:
+    """A dataset as all seeds share it: as the learner sees it, and as the denoiser does."""
+
+    source: Source
+    diffused: DiffusedData
 
 
 @jax.tree_util.register_dataclass
@@ -127,37 +120,44 @@ class Hyperparameters:
 class CodaCarry:
     """Everything that changes."""
 
-    base: Any
+    offline: OfflineCarry
     denoiser: Any  # the fitted parameters; () without a generator
     fit_curve: jax.Array  # [P, 2], see `Generator.fit`; NaN before
+    reward_model: Any  # the state of the model that relabels, or ()
     coda: CodaHyperparameters
     fit: FitHyperparameters
     key: jax.Array
-    update: jax.Array  # int32[], rounds done
 
 
 @dataclass(frozen=True)
 class Coda:
-    """One seed's run, a learner as in `covey.learners.base`; `update` takes an `OfflineData`.
+    """One seed's run, a learner as in `covey.learners.base`; `data` of `update` is a `CodaData`.
 
-    varying: the data's varying channels (`Normaliser.varying`), which say what is diffused.
+    offline: the learner and how it is fed and judged; its horizon is that of generated segments. layout, varying: of
+    the diffused data (`covey.diffusion.diffuse`, `normaliser.varying`). reward: true rewards [B, L, N] of segments,
+    where they are known: for `relabel`, and to report by how much generated ones are wrong. reward_model: for
+    `relabel="model"`; of its settings the networks' sizes count.
     """
 
-    base: Any
+    offline: Offline
     layout: Layout
     varying: tuple[int, ...]
     config: CodaConfig = CodaConfig()
     generator_config: GeneratorConfig = GeneratorConfig()
     unet: UNetConfig = UNetConfig()
     edm: EDMConfig = EDMConfig()
+    reward: Callable[[Segments], jax.Array] | None = None
+    reward_model: WorldModel | None = None
 
     def __post_init__(self) -> None:
-        if self.config.mode == "cfg" and not hasattr(self.base, "descriptor"):
-            raise ValueError(f"mode is 'cfg'; {type(self.base).__name__} has no descriptor of its policies")
         if self.config.mode == "q" and not self._positions(self.layout.reward_channels).size:
             raise ValueError("mode is 'q', but all rewards in the data are the same")
         if self.config.mode in ("policy", "cfg") and not self._positions(self.layout.action_channels).size:
             raise ValueError(f"mode is {self.config.mode!r}, but all actions in the data are the same")
+        if self.config.relabel == "true" and self.reward is None:
+            raise ValueError("relabel is 'true'; allowed where rewards are a known function of segments: in games")
+        if self.config.relabel == "model" and self.reward_model is None:
+            raise ValueError("relabel is 'model', and reward_model is None; allowed: a WorldModel")
 
     @property
     def steps_per_update(self) -> int:
@@ -169,7 +169,8 @@ class Coda:
     @cached_property
     def generator(self) -> Generator:
         """The denoiser and its sampler, conditioned as the mode wants it."""
-        plain = Generator(self.layout, self.varying, self.generator_config, self.unet, self.edm)
+        horizon = self.offline.config.horizon
+        plain = Generator(self.layout, self.varying, horizon, self.generator_config, self.unet, self.edm)
         if self.config.mode not in ("cfg", "q"):
             return plain
         if self.config.mode == "cfg":
@@ -185,96 +186,121 @@ class Coda:
     # --- The functions of a learner ---
 
     def init(self, key: jax.Array, hp: Hyperparameters) -> CodaCarry:
-        key_base, key_denoiser, key_run = jax.random.split(key, 3)
-        denoiser, curve = (), jnp.zeros((0, 2))
+        key_offline, key_denoiser, key_model, key_run = jax.random.split(key, 4)
+        denoiser, curve, model = (), jnp.zeros((0, 2)), ()
         if self.config.mode != "none":
             denoiser = self.generator.init(key_denoiser)
             curve = jnp.full(self.generator.curve_shape, jnp.nan)
+        if self._fitted_rewards is not None:
+            model = self._fitted_rewards.init(key_model, hp.base)
         to_array = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)  # noqa: E731
-        base = self.base.init(key_base, hp.base)
-        return CodaCarry(base, denoiser, curve, to_array(hp.coda), to_array(hp.fit), key_run, jnp.int32(0))
+        offline = self.offline.init(key_offline, hp.base)
+        return CodaCarry(offline, denoiser, curve, model, to_array(hp.coda), to_array(hp.fit), key_run)
 
-    def prepare(self, carry: CodaCarry, data: OfflineData) -> CodaCarry:
-        """Fit the denoiser."""
+    def prepare(self, carry: CodaCarry, data: CodaData) -> CodaCarry:
+        """Fit the denoiser, and the model that relabels."""
         if self.config.mode == "none":
             return carry
-        key, key_fit = jax.random.split(carry.key)
-        denoiser, curve = self.generator.fit(key_fit, carry.fit, data)
-        return replace(carry, denoiser=denoiser, fit_curve=curve, key=key)
+        key, key_fit, key_model = jax.random.split(carry.key, 3)
+        denoiser, curve = self.generator.fit(key_fit, carry.fit, data.diffused)
+        carry = replace(carry, denoiser=denoiser, fit_curve=curve, key=key)
+        if self._fitted_rewards is None:
+            return carry
+        hp = self.offline.base.hyperparameters(carry.offline.base)
+        model, _ = self._fitted_rewards.fit(carry.reward_model, data.source, key_model, hp)
+        return replace(carry, reward_model=model)
 
-    def generate(self, carry: CodaCarry, data: OfflineData, key: jax.Array, num: int) -> Segment:
-        """`num` segments as the mode would have them now."""
+    def generate(self, carry: CodaCarry, data: CodaData, key: jax.Array, num: int) -> Fields:
+        """`num` segments as the mode would have them now, with the rewards that were generated."""
         options: dict[str, Any] = {}
         if self.config.mode == "policy":
             options = {"score": self.score(carry), "guidance_scale": carry.coda.guidance_scale}
         if self.config.mode in ("cfg", "q"):
             options = {"condition": self._condition(carry, data), "cfg_scale": carry.coda.cfg_scale}
-        return self.layout.split(self.generator.sample(carry.denoiser, key, num, data.normaliser, **options))
+        normaliser = data.diffused.normaliser
+        return self.layout.split(self.generator.sample(carry.denoiser, key, num, normaliser, **options))
 
-    def update(self, carry: CodaCarry, data: OfflineData | None = None) -> tuple[CodaCarry, Metrics]:
+    def update(self, carry: CodaCarry, data: CodaData | None = None) -> tuple[CodaCarry, Metrics]:
         if data is None:
-            raise ValueError("data is None; CODA learns from an OfflineData")
-        config, horizon = self.config, self.generator_config.horizon
-        key, key_sample, key_learn = jax.random.split(carry.key, 3)
-        synthetic, metrics = None, {}
-        if config.mode != "none":
-            synthetic = self.generate(carry, data, key_sample, config.num_samples)
-            metrics = self.sample_metrics(carry, synthetic)
-        mix = jnp.where(carry.update < config.burn_in, 0.0, carry.coda.mix)
-
-        def learn(base: Any, key: jax.Array) -> tuple[Any, Metrics]:
-            key_real, key_synthetic, key_mix, key_step = jax.random.split(key, 4)
-            draw = jax.random.randint(key_real, (config.batch_size,), 0, data.starts.shape[0])
-            batch = self.layout.split(data.segments(data.starts[draw], horizon))
-            if synthetic is not None:
-                # A coin for each row, for numbers of rows would have to be known when compiling.
-                made = jax.random.bernoulli(key_mix, mix, (config.batch_size,))
-                draw = jax.random.randint(key_synthetic, (config.batch_size,), 0, config.num_samples)
-                pick = lambda s, r: jnp.where(made.reshape(-1, *[1] * (r.ndim - 1)), s[draw], r)  # noqa: E731
-                batch = jax.tree.map(pick, synthetic, batch)
-            return self.base.learn(base, batch, key_step)
-
-        base, learned = jax.lax.scan(learn, carry.base, jax.random.split(key_learn, config.updates_per_round))
-        metrics |= jax.tree.map(lambda x: jnp.mean(x, axis=0), learned) | self.base.state_metrics(base)
-        return replace(carry, base=base, key=key, update=carry.update + 1), metrics
+            raise ValueError("data is None; CODA learns from a CodaData")
+        key, key_sample = jax.random.split(carry.key)
+        made, metrics = [], {}
+        if self.config.mode != "none":
+            fields = self.generate(carry, data, key_sample, self.config.num_samples)
+            share = jnp.where(carry.offline.update < self.config.burn_in, 0.0, carry.coda.mix)
+            made = [Made(self._relabelled(carry, fields.segments()), share)]
+            metrics = self.sample_metrics(carry, fields)
+        offline, learned = self.offline.update(carry.offline, data.source, made)
+        return replace(carry, offline=offline, key=key), metrics | learned
 
     def evaluate(self, carry: CodaCarry, key: jax.Array) -> Metrics:
-        return self.base.evaluate(carry.base, key)
+        return self.offline.evaluate(carry.offline, key)
 
     def policy(self, carry: CodaCarry) -> Any:
-        return {"base": self.base.policy(carry.base), "denoiser": carry.denoiser}
+        return {"base": self.offline.policy(carry.offline), "denoiser": carry.denoiser}
 
     def episode(self, carry: CodaCarry, key: jax.Array) -> tuple[Any, jax.Array]:
-        return self.base.episode(carry.base, key)
+        return self.offline.episode(carry.offline, key)
 
     # --- Inside ---
 
-    def score(self, carry: CodaCarry) -> guidance.Score:
-        """The pull of the policies as they are: their own score, or that of a unit Gaussian around them."""
-        if hasattr(self.base, "score"):
-            return partial(self.base.score, carry.base)
-        return guidance.unit_variance(partial(self.base.act, carry.base))
+    def act(self, carry: CodaCarry, obs: jax.Array) -> jax.Array:
+        """What the policies do, without noise, [B, H, N, A] for obs [B, H, N, O]; from an empty memory."""
+        params = self.offline.policy(carry.offline)
+        return jax.vmap(lambda segment: self.offline.base.actions(params, segment))(obs)
 
-    def _condition(self, carry: CodaCarry, data: OfflineData) -> jax.Array:
+    def score(self, carry: CodaCarry) -> guidance.Score:
+        """The pull of the policies as they are: that of a Gaussian of deviation 1 around them, or their own if they
+        have a probability (`score(params, obs, action)` of the learner, arrays as in `covey.diffusion.guidance`)."""
+        if hasattr(self.offline.base, "score"):
+            return partial(self.offline.base.score, self.offline.policy(carry.offline))  # type: ignore[attr-defined]
+        return guidance.unit_variance(partial(self.act, carry))
+
+    @cached_property
+    def _fitted_rewards(self) -> WorldModel | None:
+        """The model that relabels, whose `fit` is the whole of it."""
+        if self.config.mode == "none" or self.config.relabel != "model" or self.reward_model is None:
+            return None
+        config = replace(self.reward_model.config, model_steps=self.config.relabel_steps)
+        return replace(self.reward_model, config=config)
+
+    def _relabelled(self, carry: CodaCarry, segments: Segments) -> Segments:
+        if self._fitted_rewards is not None:
+            return segments._replace(reward=self._fitted_rewards.reward(carry.reward_model, segments))
+        if self.config.relabel == "true":
+            assert self.reward is not None
+            return segments._replace(reward=self.reward(segments))
+        return segments
+
+    def _condition(self, carry: CodaCarry, data: CodaData) -> jax.Array:
         """What the denoiser is asked for, [D]."""
         if self.config.mode == "q":
             return jnp.reshape(carry.coda.return_target * self.generator.sigma_data, 1)
+        starts = data.source.starts
+        probes = starts[:: -(-starts.shape[0] // PROBES)]
+        seen = gather(data.source, probes, self.offline.config.horizon)
+        acted = self.act(carry, seen.obs)[:, :-1]
+        weights = jnp.broadcast_to(seen.mask[:, :-1, None, None], acted.shape)
         where, actions = self.generator.guided
-        described = self.base.descriptor(carry.base).reshape(-1)[actions]
-        return data.normaliser.forward(described, tuple(int(i) for i in where))
+        described = jnp.average(acted, axis=(0, 1), weights=weights).reshape(-1)[actions]
+        return data.diffused.normaliser.forward(described, tuple(int(i) for i in where))
 
-    def sample_metrics(self, carry: CodaCarry, segments: Segment) -> Metrics:
+    def sample_metrics(self, carry: CodaCarry, fields: Fields) -> Metrics:
         """What to know of generated segments: how close to the policies, how far from the truth."""
         mask = self.layout.action_mask
-        act = self.base.act(carry.base, segments.obs)
+        act = self.act(carry, fields.obs)
         losses = carry.fit_curve[-1]
         metrics = {
-            "policy_distance": diagnostics.policy_distance(act, segments.action, mask),
-            "action_log_prob": diagnostics.action_log_prob(act, segments.action, mask),
-            "done_rate": diagnostics.done_rate(segments.done),
+            "policy_distance": diagnostics.policy_distance(act, fields.action, mask),
+            "action_log_prob": diagnostics.action_log_prob(act, fields.action, mask),
+            "done_rate": diagnostics.done_rate(fields.done),
             "fit_loss": losses[0],
             "fit_validation_loss": losses[1],
         }
-        if hasattr(self.base, "reward"):
-            metrics["reward_error"] = diagnostics.reward_error(segments.reward, self.base.reward(segments))
+        truth, name = self.reward, "reward_error"
+        if truth is None and self._fitted_rewards is not None:
+            truth, name = partial(self._fitted_rewards.reward, carry.reward_model), "reward_disagreement"
+        if truth is not None:
+            rewards = truth(fields.segments())[:, :-1]
+            metrics[name] = diagnostics.reward_error(fields.reward, rewards)
         return metrics

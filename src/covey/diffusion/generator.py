@@ -25,7 +25,7 @@ from covey.diffusion import edm, guidance
 from covey.diffusion.edm import EDMConfig
 from covey.diffusion.guidance import Score
 from covey.diffusion.normaliser import SIGMA_DATA, Normaliser, NormaliserName
-from covey.diffusion.segments import Layout, OfflineData
+from covey.diffusion.segments import DiffusedData, Layout
 from covey.diffusion.unet import TemporalUNet, UNetConfig, init_unet
 from covey.learners.base import check_numbers
 
@@ -37,8 +37,6 @@ CURVE_POINTS = 20
 class GeneratorConfig:
     """What is diffused, how the denoiser is fitted, and how guidance enters."""
 
-    horizon: int = 20
-    """Steps of a segment."""
     normaliser: NormaliserName = "probit"
     """The space that is diffused: quantiles through `probit`, `logit` or onto `uniform` [-1, 1]; or `zscore`."""
     knots: int = 1024
@@ -51,7 +49,7 @@ class GeneratorConfig:
     """Guide along the gradient by diffused actions, rather than by actions (which is Algorithm 1 to the letter)."""
 
     def __post_init__(self) -> None:
-        names = ("horizon", "fit_steps", "fit_batch_size")
+        names = ("fit_steps", "fit_batch_size")
         check_numbers(self, names, lambda x: x >= 1, "an integer of at least 1")
         if not 2 <= self.knots <= 65536:
             raise ValueError(f"knots is {self.knots}; allowed: 2 to 65536")
@@ -79,13 +77,15 @@ class FitHyperparameters:
 
 @dataclass(frozen=True)
 class Generator:
-    """A denoiser of segments of this layout; `normaliser` says which channels vary, and is given again with the data.
+    """A denoiser of segments of this layout and of `horizon` steps.
 
-    condition_size: D, 0 for none. condition_of: diffused segments [B, H, V] -> what each is conditioned on, [B, D].
+    varying: the channels that vary in the data, `normaliser.varying`. condition_size: D, 0 for none. condition_of:
+    diffused segments [B, H, V] -> what each is conditioned on, [B, D].
     """
 
     layout: Layout
     varying: tuple[int, ...]
+    horizon: int = 20
     config: GeneratorConfig = GeneratorConfig()
     unet: UNetConfig = UNetConfig()
     edm: EDMConfig = EDMConfig()
@@ -99,7 +99,7 @@ class Generator:
 
     @cached_property
     def network(self) -> TemporalUNet:
-        return TemporalUNet(self.unet, self.config.horizon)
+        return TemporalUNet(self.unet, self.horizon)
 
     @cached_property
     def guided(self) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +133,7 @@ class Generator:
         network = lambda x, noise: self.network.apply(params, x, noise, condition, known)  # noqa: E731
         return edm.loss(network, key_loss, segments, self.edm, self.sigma_data)  # type: ignore[arg-type]
 
-    def fit(self, key: jax.Array, hp: FitHyperparameters, data: OfflineData) -> tuple[Any, jax.Array]:
+    def fit(self, key: jax.Array, hp: FitHyperparameters, data: DiffusedData) -> tuple[Any, jax.Array]:
         """`(parameters, curve [P, 2])`: the moving average after the fit, and at P places of it the losses on what it
         learns from (mean since the last place) and on what is held out (by the average)."""
         config = self.config
@@ -142,13 +142,13 @@ class Generator:
         params = self.init(key_init)
         adam = optax.scale_by_adam()
         draw = jax.random.randint(key_held, (min(1024, max(64, config.fit_batch_size)),), 0, data.held_out.shape[0])
-        held_out = data.diffused_segments(data.held_out[draw], config.horizon)
+        held_out = data.segments(data.held_out[draw], self.horizon)
 
         def step(loop: tuple, i: jax.Array) -> tuple[tuple, jax.Array]:
             params, average, state = loop
             key_batch, key_loss = jax.random.split(jax.random.fold_in(key_steps, i))
             draw = jax.random.randint(key_batch, (config.fit_batch_size,), 0, data.starts.shape[0])
-            segments = data.diffused_segments(data.starts[draw], config.horizon)
+            segments = data.segments(data.starts[draw], self.horizon)
             loss, grads = jax.value_and_grad(self.loss)(params, key_loss, segments, hp.condition_dropout)
             updates, state = adam.update(grads, state)
             rate = hp.fit_learning_rate * self._rate(i)
@@ -203,7 +203,7 @@ class Generator:
         """
         guide = None if score is None else self._guide(score, normaliser)
         scales = guidance_scale * jnp.asarray(guidance.schedule(self.edm.num_steps))
-        shape = (num, self.config.horizon, len(self.varying))
+        shape = (num, self.horizon, len(self.varying))
         denoiser = self._denoiser(params, condition, cfg_scale)
         diffused = edm.sample(denoiser, key, shape, self.edm, guide, scales)
         rows = normaliser.inverse(diffused)
@@ -232,8 +232,8 @@ class Generator:
         channels, actions = self.guided
 
         def guide(diffused: jax.Array) -> jax.Array:
-            segment = self.layout.split(normaliser.inverse(diffused))
-            g = score(segment.obs, segment.action) * self.layout.action_mask
+            fields = self.layout.split(normaliser.inverse(diffused))
+            g = score(fields.obs, fields.action) * self.layout.action_mask
             pull = g.reshape(*g.shape[:2], -1)[..., actions]  # (B, H, W)
             if self.config.chain_rule:
                 which = tuple(int(c) for c in channels)

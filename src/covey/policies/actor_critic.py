@@ -40,6 +40,8 @@ class PolicyConfig:
     """Use a gated recurrent unit in actor and critic; hypernetworks then generate the layers after it."""
     recurrent_size: int = 128
     """Units of the recurrent networks' layers."""
+    recurrent_head: bool = True
+    """A hidden layer between recurrent unit and output; without it the output layer follows the (activated) memory."""
     encoder: EncoderName = "auto"
     """How observations enter actor and critic: `flat` as numbers; `symbols` as grids of codes, `pixels` as grids of 8x8
     sprites, through an encoder that a hypernetwork does not generate; `auto` by their shape and type."""
@@ -201,7 +203,9 @@ class ActorCritic:
                 around = inputs - encoder.inputs
                 return Encoded(encoder, network(encoder.features + around, outputs, output_gain, None))
             if config.recurrent:
-                return GRU(inputs, outputs, config.recurrent_size, config.activation, output_gain)
+                return GRU(
+                    inputs, outputs, config.recurrent_size, config.activation, output_gain, config.recurrent_head
+                )
             return MLP(inputs, outputs, config.hidden_sizes, config.activation, output_gain)
 
         own = self.scheme.input_size(self.obs_size)

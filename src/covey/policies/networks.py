@@ -147,7 +147,8 @@ class MLP:
 
 @dataclass(frozen=True)
 class GRU:
-    """Recurrent network: one dense layer, a gated recurrent unit (Cho et al. 2014), then a head of one hidden layer.
+    """Recurrent network: one dense layer, a gated recurrent unit (Cho et al. 2014), then a head of one hidden layer, or
+    without one (`deep_head`).
 
     The layers before and inside the recurrence are never generated; a hypernetwork generates the head (HyperMARL's
     recurrent agents). The cell is the one of Flax and of JaxMARL's baselines.
@@ -158,6 +159,12 @@ class GRU:
     hidden: int = 128
     activation: Activation = "relu"
     output_gain: float = 1.0
+    deep_head: bool = True
+
+    @property
+    def head(self) -> tuple[int, ...]:
+        """Hidden layers after the recurrence."""
+        return (self.hidden,) if self.deep_head else ()
 
     def leaves(self) -> dict[str, Leaf]:
         h = self.hidden
@@ -167,7 +174,7 @@ class GRU:
             "cell/bias": Leaf((3 * h,), generated=False),
             "cell/recurrent": Leaf((h, 3 * h), 1.0, blocks=3, generated=False),
             "cell/recurrent_bias": Leaf((h,), generated=False),
-            **stack_leaves(h, (h,), self.outputs, self.output_gain),
+            **stack_leaves(h, self.head, self.outputs, self.output_gain),
         }
 
     def start(self, num_agents: int, batch: int) -> jax.Array:
@@ -198,7 +205,9 @@ class GRU:
 
         memory, memories = jax.lax.scan(step, memory, (x, reset))
         memories, restore = merge_time(memories)
-        return restore(_stack(weights, memories, 1, self.activation, dense)), memory
+        if not self.deep_head:
+            memories = activate(self.activation, memories)
+        return restore(_stack(weights, memories, len(self.head), self.activation, dense)), memory
 
 
 def stack_leaves(inputs: int, hidden: tuple[int, ...], outputs: int, output_gain: float) -> dict[str, Leaf]:

@@ -15,9 +15,9 @@ from covey.diffusion import (
     GeneratorConfig,
     Layout,
     UNetConfig,
+    diffused_data,
     from_arrays,
     guidance,
-    offline_data,
 )
 
 # Two agents; the second has one action, and its other one is padding.
@@ -45,7 +45,8 @@ def make(horizon=H, **config):
     return Generator(
         LAYOUT,
         data.normaliser.varying,
-        GeneratorConfig(horizon=horizon, fit_steps=2, fit_batch_size=8, **config),
+        horizon,
+        GeneratorConfig(fit_steps=2, fit_batch_size=8, **config),
         UNetConfig(features=4, levels=1, norm_groups=1),
         edm,
     ), data
@@ -58,15 +59,17 @@ def test_layout_splits_what_it_joins():
     assert segment.action.shape == (2, 3, 2, 2) and (segment.action[0, 0].reshape(-1) == rows[0, 0, 5:9]).all()
     assert LAYOUT.action_channels.tolist() == [5, 6, 7, 8] and LAYOUT.reward_channels.tolist() == [9]
     done = jnp.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    assert segment._replace(done=done).mask.tolist() == [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]
+    made = segment._replace(done=done).segments()
+    assert made.mask.tolist() == [[True, True, False, False], [True, True, True, False]]
 
 
 def test_flat_rows_and_plain_segments_are_the_same_data():
     data, rows = toy_data()
     starts = np.arange(N_SEGMENTS) * H
-    flat = offline_data(rows.reshape(-1, 11), starts[20:], starts[:20])
+    flat = diffused_data(rows.reshape(-1, 11), starts[20:], starts[:20])
     for start in (0, 60):
-        assert np.array_equal(flat.segments(jnp.array([start]), H)[0], rows[start // H].astype(np.float32))
+        back = flat.normaliser.inverse(flat.segments(jnp.array([start]), H)[0])
+        assert np.allclose(back, rows[start // H], atol=1e-2)
     assert np.array_equal(flat.diffused, data.diffused)
     both = np.concatenate([data.starts, data.held_out])
     assert sorted(both.tolist()) == starts.tolist() and len(data.held_out) == N_SEGMENTS // 20
@@ -139,9 +142,9 @@ def test_classifier_free_guidance_mixes_two_denoisers():
 def test_fit_learns_the_distribution_of_segments():
     """Mean, deviation and correlation of samples after a short fit; the losses fall, on held-out data too."""
     data, rows = toy_data()
-    config = GeneratorConfig(horizon=H, fit_steps=400, fit_batch_size=64)
+    config = GeneratorConfig(fit_steps=400, fit_batch_size=64)
     generator = Generator(
-        LAYOUT, data.normaliser.varying, config, UNetConfig(features=16, levels=1), EDMConfig(num_steps=12)
+        LAYOUT, data.normaliser.varying, H, config, UNetConfig(features=16, levels=1), EDMConfig(num_steps=12)
     )
     hp = FitHyperparameters(ema_decay=0.99)
 
@@ -171,7 +174,7 @@ def test_learning_rate_warms_up_and_cools_down():
 @pytest.mark.parametrize(
     "change,message",
     [
-        ({"horizon": 0}, "horizon is 0"),
+        ({"fit_steps": 0}, "fit_steps is 0"),
         ({"normaliser": "cdf"}, "normaliser is 'cdf'; allowed: probit, logit, uniform, zscore"),
         ({"knots": 1}, "knots is 1"),
     ],

@@ -93,13 +93,13 @@ def played(name, env, dataset, hp=HP, policy=POLICY, critic=CRITIC, **config):
     return final_actions(learner, state)[0, :, 0], metrics
 
 
-@pytest.mark.parametrize("name", ["maddpg", "maddpg_cql", "td3_bc", "iql", "bc"])
+@pytest.mark.parametrize("name", ["maddpg", "maddpg_cql", "td3_bc", "iql", "omiga", "bc"])
 def test_known_optima(torque, name):
     """Actions of data are uniform, so that BC plays 0, and each method's optimum is known."""
     env, dataset = torque
     mean = np.mean(np.asarray(dataset.action)[np.asarray(dataset.mask)], axis=0)[:, 0]
     # Steps are cut off and not ended, so that without a discount of 0 values would be a hundred times as large.
-    hp = replace(HP, discount=0.0, cql_weight=0.02)
+    hp = replace(HP, discount=0.0, cql_weight=0.02, omiga_alpha=1 / HP.temperature)
     actions, metrics = played(name, env, dataset, hp, critic=replace(CRITIC, cql_samples=2))
     expected, tolerance = WANTED, 0.13
     if name == "bc":
@@ -110,7 +110,7 @@ def test_known_optima(torque, name):
             expected = (mean + factor * WANTED) / (1 + factor)
             factor = HP.bc_alpha / (1 - np.square(expected - WANTED))
         tolerance = 0.08
-    elif name == "iql":  # The mean of actions weighted by exp(temperature x mean reward)
+    elif name in ("iql", "omiga"):  # The mean of actions weighted by exp(temperature x mean reward)
         grid = np.linspace(-1, 1, 2001)[:, None]
         weight = np.exp(-HP.temperature / 3 * np.square(grid - WANTED))
         expected, tolerance = (grid * weight).sum(axis=0) / weight.sum(axis=0), 0.08
@@ -140,9 +140,9 @@ def test_analytic_learner_ends_at_bruds_fixed_point():
     """In Twin Peaks where theory says, whatever the policies do: C m / (2 A + 2 B E[a^2]), here off the centre."""
     env = envs_jax.make("polynomial/twin_peaks")
     dataset = joint_action_samples(Gaussian((0.4, 0.3), 0.2), lambda a: payoff(env, a), jax.random.key(0), 1000)
-    base = AnalyticMADDPG(Team.of(env), lambda a: payoff(env, a[..., 0]))
+    base = AnalyticMADDPG(Team.of(env), lambda a: payoff(env, a[..., 0]), (-0.64, 0.65))
     learner = Offline(env, base, replace(CONFIG, batch_size=1000, gradient_steps=300))
-    hp = OfflineHyperparameters(learning_rate=0.02, max_grad_norm=1.0)
+    hp = OfflineHyperparameters(ascent_rate=0.02)
     state, metrics = train(learner, source(dataset, base.team, 1), hp, num_updates=2)
     expected = expected_best_response(env, jnp.asarray(np.asarray(dataset.action)[::2, :, 0]))
     np.testing.assert_allclose(final_actions(learner, state)[0, :, 0], expected, atol=0.02)

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 import envs_jax
-from covey.diffusion.segments import Segment
+from covey.diffusion.segments import Fields
 from covey.learners.offline import (
     BC,
     IQL,
     MADDPG,
     AnalyticMADDPG,
     CriticConfig,
-    GeneratedBase,
     OfflineHyperparameters,
     Segments,
     Team,
@@ -362,23 +361,13 @@ def test_made_up_rows_end_where_they_terminate():
     assert made.obs.shape == (3, 5, 2, 1) and made.reward.shape == (3, 5, 2) and not made.real.any()
 
 
-def test_a_base_of_coda_learns_from_the_rows_it_is_given():
-    """Generated rows are segments without a row after the last; `act` is `actions` for each segment."""
-    env = envs_jax.make("navigation", num_agents=2, max_steps=5)
-    team = Team.of(env)
-    base = GeneratedBase(env, make_base("maddpg_bc", team, replace(TINY, recurrent=True, recurrent_size=4), SMALL), 2)
-    carry = jax.jit(base.init)(jax.random.key(0), HP)
-    data, done = segments(team=team), jnp.zeros((4, 5)).at[0, 2].set(1.0)
-    rows = Segment(data.state, data.obs, data.action, data.reward, done)
-    after, _ = jax.jit(base.learn)(carry, rows, jax.random.key(0))
-    made = from_rows(data.state, data.obs, data.action, data.reward, done > 0)
-    assert int(made.mask.sum()) == 3 + 3 * 4
-    expected, _ = jax.jit(base.learner.learn)(carry, made)
-    for one, other in zip(*map(jax.tree.leaves, (after.params, expected.params)), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
-    act = jax.jit(base.act)(after, data.obs)
-    np.testing.assert_allclose(act[1], base.learner.actions(after.params, data.obs[1]), rtol=1e-4, atol=1e-6)
-    assert np.isfinite(jax.jit(base.evaluate)(after, jax.random.key(1))["episode_return"]).all()
+def test_generated_rows_are_segments_without_a_row_after_the_last():
+    data, done = segments(), jnp.zeros((4, 5)).at[0, 2].set(1.0)
+    made = Fields(data.state, data.obs, data.action, data.reward, done).segments()
+    assert made.mask.shape == (4, 6) and int(made.mask.sum()) == 3 + 3 * 4
+    expected = from_rows(data.state, data.obs, data.action, data.reward, done > 0)
+    for one, other in zip(made, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_behaviour_cloning_is_one_step_of_adam_on_its_loss():

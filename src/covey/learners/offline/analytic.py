@@ -29,36 +29,58 @@ class AnalyticMADDPG:
     """The learner of this module; see `covey.learners.offline.base` for its functions.
 
     payoff: joint actions [..., N, A] in the environment's units -> payoffs [..., N], differentiable.
-    start_at: each agent's action at the start, for all its dimensions (the paper's by default).
-    of: hyper-parameters `learning_rate` and `max_grad_norm` (of each agent) alone; the paper has 0.1 and 1.
+    start_at: each agent's action at the start, for all its dimensions; empty for random ones within the bounds.
+    Of the hyper-parameters it reads `ascent_rate` and `ascent_clip` alone.
     """
 
     team: Team
     payoff: Callable[[jax.Array], jax.Array]
-    start_at: tuple[float, ...] = (-0.64, 0.65)
+    start_at: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.start_at:
+            return
         if len(self.start_at) != self.team.num_agents:
             raise ValueError(
                 f"start_at is {self.start_at}; allowed: a number for each of {self.team.num_agents} agents"
             )
+        low, high = self._bounds
+        start = np.array(self.start_at, np.float32)[:, None]
+        if (((start < low) | (start > high)) & self.team.own_actions).any():
+            raise ValueError(f"start_at is {self.start_at}; allowed: {low.tolist()} to {high.tolist()}")
 
     def check(self) -> None:
         """Nothing can be wrong with networks that are not there."""
 
     def init(self, key: jax.Array, hp: OfflineHyperparameters) -> OfflineState:
-        theta = np.broadcast_to(np.array(self.start_at, np.float32)[:, None], self.team.own_actions.shape)
-        params = {"actor": self._inside(jnp.asarray(theta))}
+        low, high = self._bounds
+        theta = jax.random.uniform(key, low.shape, minval=low, maxval=high)
+        if self.start_at:
+            theta = jnp.broadcast_to(jnp.asarray(self.start_at, jnp.float32)[:, None], low.shape)
+        params = {"actor": jnp.clip(theta, low, high)}
         return OfflineState(params, jax.tree.map(jnp.copy, params), (), as_arrays(hp), key)
 
     def learn(self, carry: OfflineState, segments: Segments) -> tuple[OfflineState, Metrics]:
-        """One step up the payoff, given the others' actions in the first rows of segments [B, L, ...]."""
-        theta, hp = carry.params["actor"], carry.hp
-        grad = self.gradient(theta, segments.action[:, 0])
+        """One step up the payoff, given the others' actions in the first rows of segments [B, L, ...].
+
+        Metrics, one number per agent: `theta`, its action after the step (the mean over its dimensions, as in those of
+        the batch), `actor_grad_norm`, and `batch_mean` and `batch_std` of its actions in the batch.
+        """
+        theta, hp, action = carry.params["actor"], carry.hp, segments.action[:, 0]
+        grad = self.gradient(theta, action)
         norm = jnp.linalg.norm(grad, axis=-1)  # [N]
-        scale = jnp.minimum(1.0, hp.max_grad_norm / (norm + 1e-9))
-        params = {"actor": self._inside(theta + hp.learning_rate * scale[:, None] * grad)}
-        return replace(carry, params=params, target=params), {"actor_grad_norm": norm, "payoff": self.payoff(theta)}
+        scale = jnp.minimum(1.0, hp.ascent_clip / (norm + 1e-9))
+        theta = jnp.clip(theta + hp.ascent_rate * scale[:, None] * grad, *self._bounds)
+        own = self.team.own_actions
+        mean = lambda x: jnp.sum(jnp.where(own, x, 0.0), axis=-1) / own.sum(axis=-1)  # noqa: E731
+        metrics = {
+            "theta": mean(theta),
+            "actor_grad_norm": norm,
+            "batch_mean": mean(jnp.mean(action, axis=0)),
+            "batch_std": mean(jnp.std(action, axis=0)),
+        }
+        params = {"actor": theta}
+        return replace(carry, params=params, target=params), metrics
 
     def gradient(self, theta: jax.Array, action: jax.Array) -> jax.Array:
         """BRUD's gradients [N, A] at theta [N, A], the others acting as in joint actions [B, N, A]."""
@@ -93,5 +115,7 @@ class AnalyticMADDPG:
         gap = jnp.abs(self.team.to_unit(segments.action[:, 0]) - self.team.to_unit(carry.target["actor"]))
         return jnp.sum(gap, axis=(1, 2)) / self.team.own_actions.sum()
 
-    def _inside(self, theta: jax.Array) -> jax.Array:
-        return jnp.clip(theta, np.array(self.team.low, np.float32), np.array(self.team.high, np.float32))
+    @property
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Smallest and largest actions, float32[N, A]."""
+        return np.array(self.team.low, np.float32), np.array(self.team.high, np.float32)

@@ -62,6 +62,12 @@ class OfflineHyperparameters:
     """iql: which expectile of the values of the dataset's actions counts as a state's value."""
     temperature: float = 3.0
     """iql: weight of the advantage in the exponent, beta."""
+    omiga_alpha: float = 10.0
+    """omiga: weight alpha of staying with the dataset's actions, in units of the team's return."""
+    ascent_rate: float = 0.1
+    """analytic: step size of the plain ascent, in the environment's units."""
+    ascent_clip: float = 1.0
+    """analytic: each agent's gradient is scaled down to this norm."""
     max_grad_norm: float = 10.0
     """Gradients are scaled down to this global norm (each agent's own where nothing is shared)."""
     adam_epsilon: float = 1e-8
@@ -84,8 +90,8 @@ class OfflineHyperparameters:
     """World model: noise on the policies' actions in rollouts."""
 
     def __post_init__(self) -> None:
-        above = ("learning_rate", "critic_learning_rate", "max_grad_norm", "adam_epsilon", "pjap_floor",
-                 "model_learning_rate")  # fmt: skip
+        above = ("learning_rate", "critic_learning_rate", "ascent_rate", "ascent_clip", "max_grad_norm", "adam_epsilon",
+                 "omiga_alpha", "pjap_floor", "model_learning_rate")  # fmt: skip
         check_numbers(self, above, lambda x: x > 0, "a number above 0")
         shares = ("discount", "target_rate", "synthetic_share")
         check_numbers(self, shares, lambda x: 0 <= x <= 1, "a number in [0, 1]")

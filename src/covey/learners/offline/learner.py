@@ -3,8 +3,8 @@
 An update is `gradient_steps` steps of the learner, each on a batch of segments drawn from the dataset, uniformly or by
 priority, and then an evaluation where one is due, which is all that the environment is for. With a world model an
 update begins with a fit of it and with rollouts of the current policies, which last for the update; each segment of a
-batch is one of those with probability `synthetic_share`. Something else that makes segments takes the same place: see
-`Offline.learn`.
+batch is one of those with probability `synthetic_share`. Whatever else makes segments (`covey.diffusion.coda`) hands
+them to `Offline.update`.
 
 `sampling="pjap"` is proximal joint-action prioritisation (Tilbury et al., 2407.01343): the segments whose actions are
 close to what the (target) policies would do now come more often,
@@ -18,8 +18,9 @@ Letters: K segments of the dataset, B batch, L rows, N agents, E envs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,14 @@ from covey.learners.offline.segments import Segments, Source, gather, mix
 from covey.learners.offline.world_model import WorldModel
 
 Sampling = Literal["uniform", "pjap"]
+
+
+class Made(NamedTuple):
+    """Made-up segments [M, L, ...] with L = horizon + 1, and the probability that one of them takes the place of a
+    segment of a batch; a traced number."""
+
+    segments: Segments
+    share: jax.Array | float
 
 
 @dataclass(frozen=True)
@@ -123,16 +132,20 @@ class Offline:
             model=None if self.model is None else self.model.init(key_model, hp),
         )
 
-    def update(self, carry: OfflineCarry, data: Source | None = None) -> tuple[OfflineCarry, Metrics]:
+    def update(
+        self, carry: OfflineCarry, data: Source | None = None, made: Sequence[Made] = ()
+    ) -> tuple[OfflineCarry, Metrics]:
+        """See the module. made: segments from elsewhere; the world model's rollouts come on top of them."""
         assert data is not None, "an offline learner needs a `Source`"
         key, key_model, key_learn = jax.random.split(carry.key, 3)
-        synthetic, share, metrics = None, 0.0, {}
+        metrics = {}
         if self.model is not None:
-            carry, synthetic, metrics = self._imagine(carry, data, key_model)
+            carry, rollouts, metrics = self._imagine(carry, data, key_model)
             ready = carry.update >= self.model.config.warmup_updates
             share = jnp.where(ready, self.base.hyperparameters(carry.base).synthetic_share, 0.0)
+            made = [*made, Made(rollouts, share)]
             metrics |= {"synthetic_share": share}
-        carry, learned = self.learn(carry, data, key_learn, synthetic, share)
+        carry, learned = self.learn(carry, data, key_learn, made)
         return replace(carry, key=key, update=carry.update + 1), metrics | learned
 
     def _imagine(self, carry: OfflineCarry, data: Source, key: jax.Array) -> tuple[OfflineCarry, Segments, Metrics]:
@@ -148,30 +161,23 @@ class Offline:
         return replace(carry, model=model), synthetic, fitted | lived
 
     def learn(
-        self,
-        carry: OfflineCarry,
-        data: Source,
-        key: jax.Array,
-        synthetic: Segments | None = None,
-        share: jax.Array | float = 0.0,
+        self, carry: OfflineCarry, data: Source, key: jax.Array, made: Sequence[Made] = ()
     ) -> tuple[OfflineCarry, Metrics]:
-        """`gradient_steps` steps of the learner; metrics averaged over them.
-
-        synthetic: made-up segments [M, L, ...] with L = horizon + 1, of which one takes a drawn segment's place with
-        probability `share`. Neither key nor counter of the carry is touched.
-        """
+        """`gradient_steps` steps of the learner; metrics averaged over them. Neither key nor counter of the carry is
+        touched."""
         config = self.config
 
         def one(loop: tuple, key_step: jax.Array) -> tuple[tuple, Metrics]:
             base, priority = loop
-            key_draw, key_made, key_mix, key_refresh = jax.random.split(key_step, 4)
+            key_draw, key_made, key_refresh = jax.random.split(key_step, 3)
             if priority is not None:
                 priority = self._refreshed(base, priority, data, key_refresh)
             index = self._draw(base, priority, data, key_draw)
             batch = gather(data, data.starts[index], config.horizon)
-            if synthetic is not None:
-                made = jax.random.randint(key_made, (config.batch_size,), 0, synthetic.real.shape[0])
-                batch = mix(key_mix, share, batch, jax.tree.map(lambda x: x[made], synthetic))
+            for i, (segments, share) in enumerate(made):
+                key_pick, key_mix = jax.random.split(jax.random.fold_in(key_made, i))
+                pick = jax.random.randint(key_pick, (config.batch_size,), 0, segments.real.shape[0])
+                batch = mix(key_mix, share, batch, jax.tree.map(lambda x, pick=pick: x[pick], segments))
             base, metrics = self.base.learn(base, batch)
             return (base, priority), metrics
 

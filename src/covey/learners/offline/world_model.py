@@ -194,6 +194,15 @@ class WorldModel:
         likelihood = jnp.sum(jnp.mean(gaussian, axis=(1, 2)) + jnp.mean(ending, axis=1))
         return likelihood + 0.01 * jnp.sum(params["largest"] - params["smallest"])
 
+    def reward(self, state: ModelState, segments: Segments) -> jax.Array:
+        """What the elites take the rewards of segments' rows to be, on average, [B, L, N]."""
+        x = self._input(segments.state, segments.obs, segments.action, state.scale)
+        found = self.predict(state.params, x.reshape(1, -1, x.shape[-1])).mean[..., -self.team.num_agents :]
+        elites = jnp.argsort(state.error)[: self.config.model_elites]
+        mean = jnp.mean(jnp.clip(found, -FARTHEST, FARTHEST)[elites], axis=0).reshape(*x.shape[:-1], -1)
+        count = self.team.num_agents
+        return state.scale.output_mean[-count:] + state.scale.output_std[-count:] * mean
+
     def rollout(
         self, state: ModelState, act: Act, memory: jax.Array, data: Source, key: jax.Array, horizon: int,
         hp: OfflineHyperparameters,

@@ -1,6 +1,5 @@
 """The learner with a known payoff, against closed forms of polynomial games and NumPy."""
 
-from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -8,15 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covey.learners.analytic import AnalyticConfig, AnalyticHyperparameters, AnalyticMADDPG, data_gradient
+from covey.learners.offline import AnalyticMADDPG, OfflineHyperparameters, Team
 from envs_jax.games import polynomial
 from envs_jax.games.polynomial import Multiplication, PolynomialGame, TwinPeaks
 
 RNG = np.random.default_rng(0)
 
 
-def learner(game, *initial):
-    return AnalyticMADDPG(game, partial(polynomial.payoff, game), AnalyticConfig(initial))
+def learner(game, *start_at):
+    return AnalyticMADDPG(Team.of(game), lambda actions: polynomial.payoff(game, actions[..., 0]), start_at)
+
+
+def gradient(game, theta, data):
+    """BRUD's gradients [N] at theta [N], the others acting as in data [B, N]."""
+    return learner(game).gradient(theta[:, None], data[..., None])[:, 0]
 
 
 def ascend(game, initial, batches, hp=None):
@@ -24,12 +28,12 @@ def ascend(game, initial, batches, hp=None):
     base = learner(game, *initial)
 
     def step(carry, key):
-        actions = batches(key, carry.theta)
-        carry, _ = base.learn(carry, SimpleNamespace(action=actions[:, None, :, None]), key)
-        return carry, carry.theta
+        actions = batches(key, carry.params["actor"][:, 0])
+        carry, metrics = base.learn(carry, SimpleNamespace(action=actions[:, None, :, None]))
+        return carry, metrics["theta"]
 
     def run():
-        carry = base.init(jax.random.key(0), hp or AnalyticHyperparameters())
+        carry = base.init(jax.random.key(0), hp or OfflineHyperparameters())
         return jax.lax.scan(step, carry, jax.random.split(jax.random.key(1), 2000))[1]
 
     return np.asarray(jax.jit(run)())
@@ -37,7 +41,7 @@ def ascend(game, initial, batches, hp=None):
 
 def test_gradient_on_multiplication_is_the_mean_of_the_others():
     data = RNG.uniform(-1, 1, (1000, 2)).astype(np.float32) + 0.1
-    got = data_gradient(partial(polynomial.payoff, Multiplication()), jnp.array([0.3, -0.9]), jnp.asarray(data))
+    got = gradient(Multiplication(), jnp.array([0.3, -0.9]), jnp.asarray(data))
     assert np.allclose(got, data.mean(axis=0)[::-1], atol=1e-6)
 
 
@@ -52,7 +56,7 @@ def test_gradient_on_multiplication_is_the_mean_of_the_others():
 def test_gradient_is_the_games_closed_form(game):
     n = game.num_agents
     data, theta = (jnp.asarray(RNG.uniform(-1, 1, shape), jnp.float32) for shape in ((200, n), (n,)))
-    got = data_gradient(partial(polynomial.payoff, game), theta, data)
+    got = gradient(game, theta, data)
     assert np.allclose(got, polynomial.expected_gradient(game, theta, data), atol=1e-5)
 
 
@@ -83,14 +87,14 @@ def test_on_policy_samples_solve_multiplication_and_stop_at_the_bounds():
 def test_each_agent_clips_its_own_gradient():
     game = PolynomialGame(exponents=((1, 0), (0, 1)), coefficients=((5.0, 0.0), (0.0, 0.5)))
     path = ascend(
-        game, (0.0, 0.0), lambda k, t: jnp.zeros((2, 2)), AnalyticHyperparameters(learning_rate=0.01, max_grad_norm=1.0)
+        game, (0.0, 0.0), lambda k, t: jnp.zeros((2, 2)), OfflineHyperparameters(ascent_rate=0.01, ascent_clip=1.0)
     )
     assert np.allclose(path[0], [0.01, 0.005], atol=1e-7)
 
 
 def test_random_starts_lie_within_the_bounds_and_differ_between_seeds():
     game = PolynomialGame(low=(-3.0, 2.0), high=(-2.0, 4.0))
-    starts = jax.vmap(lambda k: learner(game).init(k, AnalyticHyperparameters()).theta)(
+    starts = jax.vmap(lambda k: learner(game).init(k, OfflineHyperparameters()).params["actor"][:, 0])(
         jax.random.split(jax.random.key(0), 50)
     )
     assert (
@@ -101,9 +105,9 @@ def test_random_starts_lie_within_the_bounds_and_differ_between_seeds():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match=r"initial is \(0.5,\); allowed: a number for each of 2 agents"):
+    with pytest.raises(ValueError, match=r"start_at is \(0.5,\); allowed: a number for each of 2 agents"):
         learner(Multiplication(), 0.5)
-    with pytest.raises(ValueError, match=r"initial is \(0.5, 1.5\); allowed: \[-1.0, -1.0\] to \[1.0, 1.0\]"):
+    with pytest.raises(ValueError, match=r"start_at is \(0.5, 1.5\); allowed: \[\[-1.0\], \[-1.0\]\] to"):
         learner(Multiplication(), 0.5, 1.5)
-    with pytest.raises(ValueError, match="learning_rate is 0.0"):
-        AnalyticHyperparameters(learning_rate=0.0)
+    with pytest.raises(ValueError, match="ascent_rate is 0.0"):
+        OfflineHyperparameters(ascent_rate=0.0)
