@@ -2,6 +2,7 @@
 
     python benchmarks/hypermarl.py parameters      # parameters against the number of agents; counts, exact
     python benchmarks/hypermarl.py gradients       # how noisy policy gradients are under each sharing scheme
+    python benchmarks/hypermarl.py speed           # time and memory of recurrent policies for 2 to 512 agents
     python benchmarks/hypermarl.py embeddings      # cosine distances of embeddings after the Navigation study
 
 Each writes a table of its name in results/hypermarl.
@@ -9,6 +10,7 @@ Each writes a table of its name in results/hypermarl.
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from safetensors.numpy import load_file
-from timing import write_table
+from timing import compile_once, time_calls, write_table
 
 from algos.tasks import TASKS
 from covey.experiment import make_train, seed_keys
@@ -46,10 +48,12 @@ VARIANTS = {
 class Args:
     """What to measure."""
 
-    what: tyro.conf.Positional[Literal["parameters", "gradients", "embeddings"]]
+    what: tyro.conf.Positional[Literal["parameters", "speed", "gradients", "embeddings"]]
     """The table to write."""
     runs: Path = Path("runs/studies/navigation-small")
     """embeddings: the folder of the study's runs."""
+    repeats: int = 7
+    """speed: rounds of three calls each."""
     seeds: int = 10
     """gradients: seeds 0, 1, ... of each scheme."""
     updates: int = 40
@@ -72,6 +76,51 @@ def parameters(args: Args) -> list[dict[str, Any]]:
         for name, config in schemes.items():
             count = ActorCritic(config, num_agents, 16, 9).count_parameters()
             rows.append({"agents": num_agents, "sharing": name, "parameters": count})
+    return rows
+
+
+# --- Speed ---
+
+
+def speed(args: Args) -> list[dict[str, Any]]:
+    """One step of recurrent actors, and the gradient of a step, as in the paper's appendix F.4: 128 samples of each
+    agent, a GRU and layers of 64, embeddings of 64; weights are generated in each call. Schemes take turns."""
+    rows = []
+    for num_agents in (2, 4, 8, 16, 32, 64, 128, 256, 512):
+        programs = {}
+        for sharing in ("fups_id", "nops", "hyper_linear", "hyper_mlp"):
+            config = PolicyConfig(sharing, recurrent=True, recurrent_size=64, embedding_dim=64)
+            networks = ActorCritic(config, num_agents, 16, 9)
+            params = {name: part for name, part in networks.init(jax.random.key(0)).items() if name != "critic"}
+            obs = jax.random.normal(jax.random.key(1), (1, num_agents, 128, 16))
+            memory, reset = networks.start(128)[0], jnp.zeros((1, 1, 128), jnp.bool_)
+
+            def forward(params: Any, obs: Any, memory: Any, reset: Any, networks: Any = networks) -> Any:
+                actor = {"actor": networks.networks["actor"]}
+                return networks.policy(networks.scheme.weights(params, actor), obs, memory, reset)
+
+            def backward(*inputs: Any, forward: Any = forward) -> Any:
+                return jax.grad(lambda p: jnp.mean(jnp.square(forward(p, *inputs[1:])[0])))(inputs[0])
+
+            inputs = (params, obs, memory, reset)
+            compiled = {"forward": compile_once(forward, *inputs), "gradient": compile_once(backward, *inputs)}
+            programs[sharing] = compiled, inputs
+        seconds = {(sharing, what): [] for sharing in programs for what in ("forward", "gradient")}
+        for _ in range(args.repeats):  # In turn, so that a slow moment of the machine hits all alike.
+            for sharing, what in seconds:
+                compiled, inputs = programs[sharing]
+                seconds[sharing, what] += time_calls(lambda c=compiled[what], i=inputs: c.call(*i), 3)
+        for sharing, (compiled, (params, *_)) in programs.items():
+            size = sum(leaf.size for leaf in jax.tree.leaves(params))
+            row: dict[str, Any] = {"agents": num_agents, "sharing": sharing, "actor_parameters": size}
+            for what in ("forward", "gradient"):
+                median = statistics.median(seconds[sharing, what])
+                row[f"{what}_ms"] = round(1e3 * median, 3)
+                row[f"{what}_to_nops"] = round(median / statistics.median(seconds["nops", what]), 3)
+                row[f"{what}_mib"] = round(compiled[what].temporary_bytes / 2**20, 2)
+            row["parameters_mib"] = round(4 * size / 2**20, 3)
+            rows.append(row)
+            print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     return rows
 
 
@@ -157,6 +206,7 @@ def distances(args: Args) -> list[dict[str, Any]]:
 
 MEASUREMENTS: dict[str, Callable[[Args], list[dict[str, Any]]]] = {
     "parameters": parameters,
+    "speed": speed,
     "gradients": noise,
     "embeddings": distances,
 }
