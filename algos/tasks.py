@@ -299,6 +299,6 @@ def _battle(name: str, learner: Literal["ippo", "mappo"], policy: PolicyConfig) 
         paper,
         policy=replace(paper.policy, recurrent_size=32),
         ppo=replace(paper.ppo, num_envs=16, num_steps=64, num_minibatches=2, eval_episodes=16),
-        run=RunConfig(num_seeds=2, total_steps=100_000, num_evaluations=5, chunks=5),
+        run=RunConfig(num_seeds=2, total_steps=500_000 // paper.env.num_agents, num_evaluations=5, chunks=5),
     )
     return {"paper": paper, "small": small}

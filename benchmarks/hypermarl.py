@@ -3,6 +3,7 @@
     python benchmarks/hypermarl.py parameters      # parameters against the number of agents; counts, exact
     python benchmarks/hypermarl.py gradients       # how noisy policy gradients are under each sharing scheme
     python benchmarks/hypermarl.py speed           # time and memory of recurrent policies for 2 to 512 agents
+    python benchmarks/hypermarl.py unseen          # an agent that training left out: its embedding alone is fitted
     python benchmarks/hypermarl.py embeddings      # cosine distances of embeddings after the Navigation study
 
 Each writes a table of its name in results/hypermarl.
@@ -14,6 +15,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,12 +28,14 @@ from timing import compile_once, time_calls, write_table
 
 from algos.tasks import TASKS
 from covey.experiment import make_train, seed_keys
+from covey.experiment.program import Program
 from covey.experiment.statistics import bootstrap_interval, iqm
 from covey.learners.base import Metrics
 from covey.learners.losses import normalize
 from covey.learners.ppo import PPO, Batch, PPOCarry
 from covey.metrics import embeddings, gradients
 from covey.policies import ActorCritic, PolicyConfig
+from covey.policies.hypernet import Hypernetwork
 
 OUT = Path("results/hypermarl")
 HYPER = PolicyConfig("hyper_mlp", embedding_dim=4, hypernet_hidden_sizes=(64,))
@@ -48,15 +52,15 @@ VARIANTS = {
 class Args:
     """What to measure."""
 
-    what: tyro.conf.Positional[Literal["parameters", "speed", "gradients", "embeddings"]]
+    what: tyro.conf.Positional[Literal["parameters", "speed", "gradients", "unseen", "embeddings"]]
     """The table to write."""
     runs: Path = Path("runs/studies/navigation-small")
     """embeddings: the folder of the study's runs."""
     repeats: int = 7
     """speed: rounds of three calls each."""
     seeds: int = 10
-    """gradients: seeds 0, 1, ... of each scheme."""
-    updates: int = 40
+    """gradients, unseen: seeds 0, 1, ... of each row."""
+    updates: int = 20
     """gradients: PPO updates, each of which is measured before it is made."""
     minibatches: int = 8
     """gradients: minibatches that a rollout is split into."""
@@ -158,10 +162,12 @@ class MeasuredPPO(PPO):
 
 
 def noise(args: Args) -> list[dict[str, Any]]:
-    """Dispersion, 4 agents, the paper's PPO: traces and signals, averaged over updates, per seed and summarised."""
+    """Dispersion, 4 agents, the paper's PPO, networks of 32-32 (per-sample weights are dear): noise at each update of a
+    run, averaged over updates."""
     preset = TASKS["dispersion"]["paper"]
     rows = []
     for name, config in VARIANTS.items():
+        config = replace(config, hidden_sizes=(32, 32), hypernet_hidden_sizes=(16,))
         learner = MeasuredPPO(preset.env, config, preset.ppo, num_updates=args.updates, minibatches=args.minibatches)
         train = jax.jit(make_train(learner, args.updates, num_evaluations=1))
         _, metrics = train(seed_keys(0, args.seeds), preset.hp)
@@ -178,6 +184,76 @@ def noise(args: Args) -> list[dict[str, Any]]:
             row |= {key: f"{iqm(values):.4g}", f"{key}_low": f"{low:.4g}", f"{key}_high": f"{high:.4g}"}
         rows.append(row)
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    return rows
+
+
+# --- Agents unseen in training ---
+
+
+@dataclass(frozen=True)
+class Partial(Hypernetwork):
+    """A hypernetwork of which the last agent learns nothing ("others"), or of which nothing is learned but the last
+    agent's embedding ("embedding")."""
+
+    learned: Literal["all", "others", "embedding"] = "all"
+
+    def weights(self, params: Any, networks: Any) -> Any:
+        stop = jax.lax.stop_gradient
+        if self.learned == "embedding":
+            last = jnp.arange(self.num_agents)[:, None] == self.num_agents - 1
+            table = jnp.where(last, params["embedding"], stop(params["embedding"]))
+            return super().weights(stop(params) | {"embedding": table}, networks)
+        weights = super().weights(params, networks)
+        if self.learned == "others":
+            weights = jax.tree.map(lambda w: w.at[-1].set(stop(w[-1])), weights)
+        return weights
+
+
+def unseen(args: Args) -> list[dict[str, Any]]:
+    """Matching games of 4 agents: the last one acts along, but nothing learns from it while the others (and with them
+    the generator) are trained; then one with a random embedding takes its place, and these 4 numbers alone are fitted,
+    in as many steps. Greedy reward per step."""
+    rows = []
+    for game in ("specialisation", "synchronisation"):
+        preset = TASKS[game]["small"]
+        num_updates = preset.run.updates(preset.ppo.steps_per_update)
+
+        def trained(
+            learned: Literal["all", "others", "embedding"], params: Any = None, preset: Any = preset,
+            num_updates: int = num_updates,
+        ) -> tuple[Any, Any]:  # fmt: skip
+            learner = PPO(preset.env, replace(HYPER, hidden_sizes=preset.policy.hidden_sizes), preset.ppo)
+            networks = learner.actor_critic
+            scheme = Partial(**vars(networks.scheme), learned=learned)
+            object.__setattr__(networks, "scheme", scheme)
+            program = Program(learner, num_updates, num_evaluations=1)
+            state = jax.jit(program.init)(seed_keys(0, args.seeds), preset.hp)
+            if params is not None:
+                state = state._replace(carries=replace(state.carries, params=params))
+            state, metrics = jax.jit(partial(program.advance, length=num_updates))(state, jnp.int32(num_updates))
+            return state.carries.params, metrics["eval/reward"][-1]  # [S, N]
+
+        _, together = trained("all")
+        params, left_out = trained("others")
+        newcomers = jax.random.normal(jax.random.key(1), (args.seeds, HYPER.embedding_dim))
+        newcomers *= jnp.sqrt(2.0) / jnp.linalg.norm(newcomers, axis=1, keepdims=True)  # As embeddings start.
+        params["embedding"] = params["embedding"].at[:, -1].set(newcomers)
+        still = replace(preset, hp=replace(preset.hp, learning_rate=1e-12))
+        before = trained("embedding", params, still)[1]
+        fitted, after = trained("embedding", params)
+        for name, part in params.items():
+            same = jax.tree.map(lambda a, b: np.array_equal(a, b), part, fitted[name])
+            assert name == "embedding" or all(jax.tree.leaves(same)), f"{name} was not to change"
+        stages = {"all trained together": together, "last agent left out": left_out}
+        stages |= {"random embedding in its place": before, "that embedding fitted": after}
+        for stage, reward in stages.items():
+            values = np.asarray(reward, np.float64)
+            row: dict[str, Any] = {"game": game, "agents": 4, "seeds": args.seeds, "stage": stage}
+            for whose, column in (("team", values.mean(axis=1)), ("last_agent", values[:, -1])):
+                low, high = bootstrap_interval(column)
+                row |= {whose: f"{iqm(column):.4g}", f"{whose}_low": f"{low:.4g}", f"{whose}_high": f"{high:.4g}"}
+            rows.append(row)
+            print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     return rows
 
 
@@ -208,6 +284,7 @@ MEASUREMENTS: dict[str, Callable[[Args], list[dict[str, Any]]]] = {
     "parameters": parameters,
     "speed": speed,
     "gradients": noise,
+    "unseen": unseen,
     "embeddings": distances,
 }
 
