@@ -30,6 +30,7 @@ train: setup ## Train HyperMARL-IPPO and its baselines on Dispersion, 8 seeds ea
 
 STUDY := runs/reproduce
 STEPS ?= 2000000
+LEVELS := poor medium good replay
 
 # $(1) folder, $(2) runs: copy each run's table and settings, and compare them.
 collect = mkdir -p results/$(1) && for run in $(2); do \
@@ -92,11 +93,14 @@ reproduce-social: setup ## Social rewards on the social dilemmas: claims, ablati
 	@for study in claims ablation crossing; do $(BIN)/python results/social/study.py $$study --only-draw; done
 
 .PHONY: reproduce-coda
-reproduce-coda: setup ## CODA on polynomial games and diagnostics of its generator (twenty minutes)
-	@for study in games closed steering size; do $(BIN)/python results/coda/study.py $$study || exit; done
+reproduce-coda: setup ## CODA on polynomial games and diagnostics of its generator (forty minutes)
+	@for study in games closed bases steering size; do $(BIN)/python results/coda/study.py $$study || exit; done
+
+.PHONY: reproduce-coda-mamujoco
+reproduce-coda-mamujoco: reproduce-mamujoco-data ## CODA on HalfCheetah's datasets with learned critics (two hours per dataset and core)
+	@$(BIN)/python results/coda/mamujoco.py $(LEVELS)
 
 .PHONY: reproduce-mamujoco-data
-LEVELS := poor medium good replay
 reproduce-mamujoco-data: setup ## Behaviour policies and offline datasets of several qualities, HalfCheetah and Ant (an hour per robot and core)
 	@for robot in halfcheetah_2x3 ant_4x2; do \
 		flags="--preset-scale small --levels $(LEVELS) --play-steps 40000 --play-envs 8"; \

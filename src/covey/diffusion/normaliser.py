@@ -14,6 +14,7 @@ Letters: M rows, C channels, V of them that vary, K knots.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -40,6 +41,8 @@ class Normaliser:
     high: jax.Array  # float32[C], largest value in the data
     kind: NormaliserName = field(metadata={"static": True})
     varying: tuple[int, ...] = field(metadata={"static": True})
+    copies: tuple[tuple[int, int], ...] = field(default=(), metadata={"static": True})
+    """Channels that are not diffused because in the data they always equal another one, which is: `(copy, other)`."""
 
     @property
     def sigma_data(self) -> float:
@@ -68,7 +71,11 @@ class Normaliser:
         if which is not None:
             return values
         rows = jnp.broadcast_to(self.low, (*values.shape[:-1], self.low.shape[0]))
-        return rows.at[..., np.asarray(self.varying)].set(values)
+        rows = rows.at[..., np.asarray(self.varying)].set(values)
+        if not self.copies:
+            return rows
+        copy, other = np.array(self.copies).T
+        return rows.at[..., copy].set(rows[..., other])
 
     def _tables(self, which: tuple[int, ...] | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Table and range of these varying channels (None for all)."""
@@ -97,8 +104,12 @@ class Normaliser:
         return table[below] * (1.0 - fraction) + table[below + 1] * fraction
 
 
-def fit(rows: np.ndarray, kind: NormaliserName = "probit", knots: int = 1024) -> Normaliser:
+def fit(
+    rows: np.ndarray, kind: NormaliserName = "probit", knots: int = 1024, may_be_copies: Sequence[int] | np.ndarray = ()
+) -> Normaliser:
     """The map for data `rows` [M, C], on the host.
+
+    may_be_copies: channels that are left out, too, where they always equal an earlier one of them.
 
     Raises ValueError for another shape, values that are not finite, no varying channel, an unknown kind, or too few
     knots.
@@ -114,7 +125,13 @@ def fit(rows: np.ndarray, kind: NormaliserName = "probit", knots: int = 1024) ->
         raise ValueError(f"knots is {knots}; allowed: an integer of at least 2")
     rows = rows.astype(np.float64)
     low, high = rows.min(axis=0).astype(np.float32), rows.max(axis=0).astype(np.float32)
-    varying = tuple(int(c) for c in np.flatnonzero(low < high))
+    copies: dict[int, int] = {}
+    first: dict[bytes, int] = {}
+    for channel in may_be_copies:
+        other = first.setdefault(rows[:, channel].tobytes(), int(channel))
+        if other != channel and low[channel] < high[channel]:
+            copies[int(channel)] = other
+    varying = tuple(int(c) for c in np.flatnonzero(low < high) if c not in copies)
     if not varying:
         raise ValueError(f"rows has {rows.shape[1]} channels, all constant; allowed: at least one that varies")
     if kind == "zscore":
@@ -138,4 +155,5 @@ def fit(rows: np.ndarray, kind: NormaliserName = "probit", knots: int = 1024) ->
         high=jnp.asarray(high),
         kind=kind,
         varying=varying,
+        copies=tuple(copies.items()),
     )

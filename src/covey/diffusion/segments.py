@@ -6,6 +6,7 @@ ones, M rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -62,6 +63,11 @@ class Layout:
     @property
     def num_channels(self) -> int:
         return sum(self.sizes)
+
+    @cached_property
+    def seen_channels(self) -> np.ndarray:
+        """Channels that are state or observations, int[S + N·O]."""
+        return np.arange(self.sizes[0] + self.sizes[1])
 
     @cached_property
     def action_channels(self) -> np.ndarray:
@@ -124,6 +130,7 @@ def diffuse(
 ) -> tuple[Layout, DiffusedData]:
     """A dataset as the denoiser sees it, with all its segments of `horizon` transitions. On the host.
 
+    An observation that always repeats a number of the state, or of another observation, is not diffused but copied.
     Segments never cross an end of an episode. A share `validation` of the episodes (at least one, if there are two),
     drawn with `seed`, is held out. The reward is one channel if all agents' rewards are always equal.
 
@@ -149,7 +156,8 @@ def diffuse(
     chosen = np.random.default_rng(seed).permutation(usable)[:held]
     out = np.isin(episode, chosen)
     mask = np.asarray(dataset.mask)
-    return layout, diffused_data(rows, starts[~out], starts[out] if held else starts, kind, knots, mask)
+    judged = starts[out] if held else starts
+    return layout, diffused_data(rows, starts[~out], judged, kind, knots, mask, layout.seen_channels)
 
 
 def from_arrays(
@@ -175,11 +183,12 @@ def diffused_data(
     kind: NormaliserName = "probit",
     knots: int = 1024,
     mask: np.ndarray | None = None,
+    may_be_copies: Sequence[int] | np.ndarray = (),
 ) -> DiffusedData:
     """The same of rows [M, C] with segments at `starts` [E] and, never learned from, at `held_out` [F]. The normaliser
-    is fitted to the rows where `mask` bool[M] holds (by default all)."""
+    is fitted to the rows where `mask` bool[M] holds (by default all). may_be_copies: see `normaliser.fit`."""
     rows = np.asarray(rows, np.float32)
-    fitted = normaliser.fit(rows if mask is None else rows[mask], kind, knots)
+    fitted = normaliser.fit(rows if mask is None else rows[mask], kind, knots, may_be_copies)
     return DiffusedData(
         diffused=fitted.forward(jnp.asarray(rows)),
         starts=jnp.asarray(starts, jnp.int32),

@@ -83,3 +83,17 @@ def test_some_channels_alone_are_mapped_like_all_together():
 def test_bad_data_is_named(rows, kind, message):
     with pytest.raises(ValueError, match=message):
         normaliser.fit(rows, kind)
+
+
+@pytest.mark.parametrize("kind", ["probit", "zscore"])
+def test_copies_are_left_out_and_put_back(kind):
+    """Of the channels that may be: 2 repeats 0, 4 is constant, 3 repeats 1 but has to be diffused all the same."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(500, 5)).astype(np.float32)
+    rows[:, 2], rows[:, 3], rows[:, 4] = rows[:, 0], rows[:, 1], 2.0
+    fitted = normaliser.fit(rows, kind, may_be_copies=(0, 1, 2, 4))
+    assert fitted.varying == (0, 1, 3) and fitted.copies == ((2, 0),)
+    back = np.asarray(fitted.inverse(fitted.forward(jnp.asarray(rows))))
+    assert np.array_equal(back[:, 2], back[:, 0]) and np.allclose(back, rows, atol=0.05)
+    moved = np.asarray(fitted.inverse(jnp.full((1, 3), 0.7)))
+    assert moved[0, 2] == moved[0, 0] and moved[0, 4] == 2.0
