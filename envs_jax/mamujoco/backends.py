@@ -12,16 +12,17 @@ def require_backend(backend: str) -> None:
     if backend not in BACKENDS:
         raise ValueError(f"backend is '{backend}'; allowed: {', '.join(BACKENDS)}")
     if backend == "c":
-        raise ValueError("backend is 'c'; allowed: 'jax', for MJX 3.17's C implementation holds data but does not step")
-    if backend == "warp":
-        raise ValueError(f"backend is 'warp'; allowed: 'jax', for {_missing_for_warp()}")
+        raise ValueError(
+            "backend is 'c'; allowed here: 'jax', for MJX 3.17's C implementation holds data but does not step"
+        )
+    if backend == "warp" and (missing := _missing_for_warp()):
+        raise ValueError(f"backend is 'warp'; allowed here: 'jax', for {missing}")
 
 
-def _missing_for_warp() -> str:
+def _missing_for_warp() -> str | None:
+    """What MuJoCo Warp lacks here, None where it has all."""
     if importlib.util.find_spec("warp") is None:
-        return "MuJoCo Warp is not installed (pip install 'mujoco-mjx[warp]', and an NVIDIA GPU)"
-    import jax
+        return "MuJoCo Warp is not installed (pip install 'mujoco-mjx[warp]'; it needs an NVIDIA GPU)"
+    from jax.extend import backend
 
-    if not any(device.platform == "gpu" for device in jax.devices()):
-        return "JAX sees no NVIDIA GPU"
-    return "this package does not drive MuJoCo Warp yet"
+    return None if "cuda" in backend.backends() else "JAX sees no NVIDIA GPU (pip install 'jax[cuda13]')"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -106,7 +107,7 @@ class MaMujoco(MultiAgentEnv):
     precision: str = "float32"
     """ "float32", or "float64" of the physics, which needs `jax_enable_x64`."""
     backend: str = "jax"
-    """What simulates: "jax"; see `backends` for the others."""
+    """What simulates: "jax" (MJX), or "warp" (MuJoCo Warp through MJX, on NVIDIA GPUs; see `warp`)."""
     randomise: Randomise | None = None
     """Domain randomisation: a function of a key and the `mjx.Model` that gives new values for some of the model's
     arrays, by field ("body_mass", "geom_friction"), drawn for each environment and episode."""
@@ -121,6 +122,10 @@ class MaMujoco(MultiAgentEnv):
             raise ValueError(f"precision is '{self.precision}'; allowed: float32, float64")
         presets.resolve(self.physics, self.robot)
         require_backend(self.backend)
+        if self.backend == "warp" and self.precision != "float32":
+            raise ValueError(f"precision is '{self.precision}'; allowed with backend 'warp': float32")
+        if self.backend == "warp" and self.randomise is not None:
+            raise ValueError("randomise is given; allowed with backend 'warp': None, for it shares one model")
         agents = len(self._parts.views.parts)
         if self.num_agents not in (0, agents):
             raise ValueError(f"num_agents is {self.num_agents}; allowed: {agents}, as partition has, or 0")
@@ -190,7 +195,12 @@ class MaMujoco(MultiAgentEnv):
             data = jax.tree.map(jnp.asarray, sim.data)
             before = Bodies(state.qpos, state.qvel, state.warmstart, state.derived)
             action = actions.reshape(-1)[views.drives].astype(state.qpos.dtype)
-            after = physics.advance(sim.mj, model, data, before, action, rules.frame_skip, rules.derived)
+            if self.backend == "warp":
+                from envs_jax.mamujoco import warp
+
+                after = warp.advance(sim.mj, before, action, rules.frame_skip, rules.derived)
+            else:
+                after = physics.advance(sim.mj, model, data, before, action, rules.frame_skip, rules.derived)
             broken = physics.diverged(after)
             # The last sound state stays, so that nothing that is not a number gets out of here.
             after = jax.tree.map(lambda new, old: jnp.where(broken, old, new), after, before)
@@ -222,6 +232,21 @@ class MaMujoco(MultiAgentEnv):
 
         _, views, sim = self._parts
         return render(sim.mj, np.asarray(state.qpos), views.parts)
+
+    def render_html(self, states: MaMujocoState, path: str | Path | None = None, title: str | None = None) -> str:
+        """An episode as one HTML page that any browser plays, without OpenGL, network or other files.
+
+        states: leaves [T, ...], as `learner.episode` or a scan over `transition` gives. Also written to `path`, where
+        given. Limbs are in the colours of the agents that drive them. Of models changed by `randomise`, sizes are not
+        shown. Raises ValueError on states of no or several episodes side by side.
+        """
+        from envs_jax.mamujoco.viewer import to_html
+
+        _, views, sim = self._parts
+        name = f"{self.robot} {self.partition}" if isinstance(self.partition, str) else self.robot
+        return to_html(
+            sim.mj, np.asarray(states.qpos), views.parts, self.dt, title or name, None if path is None else Path(path)
+        )
 
     def _all_numbers(self, state: MaMujocoState) -> jax.Array:
         """All blocks, one after the other, and a zero for the padding; float32."""

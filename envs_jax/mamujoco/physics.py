@@ -23,8 +23,10 @@ import numpy as np
 
 with contextlib.redirect_stdout(io.StringIO()):  # MJX prints that it has no warp
     from mujoco import mjx
-    from mujoco.mjx._src import collision_driver
+    from mujoco.mjx._src import collision_driver, solver
     from mujoco.mjx._src.collision_primitive import _plane_sphere, collider
+
+from envs_jax.mamujoco import newton
 
 mujoco: Any = import_module("mujoco")  # a C extension without types
 
@@ -84,8 +86,12 @@ def derive(mj: Any, model: Any, data: Any, names: Sequence[str]) -> dict[str, ja
                 return data.xpos[mj.body("fingertip").id] - data.xpos[mj.body("target").id]
             case "site":
                 return data.site_xpos[0]
+            case "cfrc_ext" if model.impl == mjx.Impl.WARP:
+                return data._impl.cfrc_ext
             case "cfrc_ext":
                 return mjx.rne_postconstraint(model, data)._impl.cfrc_ext  # type: ignore[union-attr]
+            case "ten_J" if model.impl == mjx.Impl.WARP:  # of one tendon, without the zeros
+                return jnp.zeros(mj.nv).at[mj.ten_J_colind].set(data._impl.ten_J.reshape(-1)[: mj.nJten])
             case "ten_J":
                 return data._impl.ten_J[0]
             case "ten_length":
@@ -131,7 +137,7 @@ def advance(
         after = one_step(mj, model, data.replace(ctrl=ctrl), bodies, names)
         return _like(after, bodies), None
 
-    with _capsules_as_in_mujoco():
+    with _as_here():
         return jax.lax.scan(step, bodies, None, frame_skip)[0]
 
 
@@ -222,14 +228,14 @@ def _corrected() -> Any:
 
 
 @contextlib.contextmanager
-def _capsules_as_in_mujoco() -> Iterator[None]:
-    """Traces MJX with the frame above; other users of MJX in this process keep theirs."""
+def _as_here() -> Iterator[None]:
+    """Traces MJX with the frame above and our solver; other users of MJX in this process keep theirs."""
     table = collision_driver._COLLISION_FUNC
     key = (mjx.GeomType.PLANE, mjx.GeomType.CAPSULE)
     with _LOCK:
-        theirs = table[key]
-        table[key] = _corrected()
+        theirs = table[key], solver.solve
+        table[key], solver.solve = _corrected(), newton.solve
         try:
             yield
         finally:
-            table[key] = theirs
+            table[key], solver.solve = theirs

@@ -1,6 +1,9 @@
-"""A video of one seed of a run, by default the median one, small enough for a page.
+"""A video of one seed of a run, by default the median one, small enough for a page; or an HTML page of it.
 
-MUJOCO_GL=egl python results/mamujoco/film.py RUN OUT.gif [--start 100] [--frames 100]
+    MUJOCO_GL=egl python results/mamujoco/film.py RUN OUT.gif [--start 100] [--frames 100]
+    python results/mamujoco/film.py RUN OUT.html --frames 1000
+
+The page needs no OpenGL, and lets one turn the robot and step through the episode.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ class Args:
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of a run."""
     out: Annotated[Path, tyro.conf.Positional]
-    """The GIF."""
+    """The GIF, or the page where it ends in ".html"."""
     start: int = 100
     """First step shown, of an episode that starts at rest."""
     frames: int = 100
@@ -49,6 +52,10 @@ def main(args: Args) -> None:
     print(f"furthest x of each seed {x.round(1).tolist()}; seed {seed} is shown")
     last = min(args.start + args.frames, int(np.asarray(valid)[seed].sum()))
     shown = range(max(0, last - args.frames), last)
+    if args.out.suffix == ".html":
+        states = jax.tree.map(lambda leaf: leaf[seed, shown.start : shown.stop], states)
+        learner.env.render_html(states, args.out, f"{learner.env.robot} {learner.env.partition}, seed {seed}")
+        return
     frames = []
     for t in shown:
         picture = Image.fromarray(learner.env.render(jax.tree.map(lambda leaf: leaf[seed, t], states)))  # noqa: B023

@@ -1,11 +1,16 @@
 """The contract, ids, partitions, sizes, starts, pictures and wrong settings; little or no physics is compiled."""
 
+import base64
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import pytest
 
@@ -230,6 +235,64 @@ def test_agents_have_their_colours():
         np.testing.assert_allclose(painted.geom(geom).rgba[:3], drawing.to_rgb(drawing.agent_color(agent)), atol=1e-6)
 
 
+# --- Pages ---
+
+DRAW = """
+const page = require("fs").readFileSync(0, "utf8");
+let strokes = 0, frames = 0;
+const lineTo = (x, y) => { if (!isFinite(x + y)) throw new Error("not finite"); };
+const pen = { stroke() { strokes++; }, fillRect() {}, beginPath() {}, moveTo() {}, lineTo };
+const element = () => ({ addEventListener() {}, append() {}, style: { setProperty() {} }, value: "1", clientWidth: 300,
+  clientHeight: 200, getContext: () => pen });
+const elements = {};
+globalThis.document = { getElementById: (id) => elements[id] ||= element(), createElement: element };
+globalThis.window = {};
+globalThis.requestAnimationFrame = (draw) => { if (frames++ < 3) draw(40 * frames); };
+new Function(page.match(/<script>([^]*)<\\/script>/)[1])();
+console.log(JSON.stringify([strokes, elements.clock.textContent]));
+"""
+
+
+def test_page_of_an_episode(tmp_path, monkeypatch):
+    monkeypatch.delattr(mujoco, "Renderer", raising=False)  # it needs OpenGL
+    env = MaMujoco(robot="ant", partition="4x2")
+    first = jax.jit(env.init)(jax.random.key(0))
+    states = jax.tree.map(lambda leaf: jnp.stack([leaf] * 5), first)
+    states = states.replace(qpos=states.qpos.at[:, 0].add(jnp.arange(5)))  # it slides along x
+    page = env.render_html(states, tmp_path / "ant.html", title="<Ant> & co")
+    assert (tmp_path / "ant.html").read_text() == page and "&lt;Ant&gt; &amp; co" in page
+    # Nothing from anywhere else, and every placeholder filled.
+    assert not re.search(r"https?:|src=|@import|\$(title|episode)", page)
+    episode = json.loads(re.search(r"const episode = (.*);\n", page)[1])
+    mj = env._parts.sim.mj
+    ends = np.frombuffer(base64.b64decode(episode["places"]), "<f4").reshape(5, len(episode["shapes"]), 2, 3)
+    data = mujoco.MjData(mj)
+    data.qpos[:] = states.qpos[3]
+    mujoco.mj_kinematics(mj, data)
+    solid = [g for g in range(mj.ngeom) if mj.geom_type[g] != mujoco.mjtGeom.mjGEOM_PLANE]
+    np.testing.assert_allclose(ends[3].mean(axis=1), data.geom_xpos[solid], atol=1e-5)
+    lengths = np.linalg.norm(ends[3, :, 1] - ends[3, :, 0], axis=1)
+    np.testing.assert_allclose(lengths[1:], 2 * mj.geom_size[solid[1:], 1], atol=1e-5)
+    assert lengths[0] == 0  # the torso is a ball
+    colours = {owner["color"] for owner in episode["owners"]}
+    assert len(colours) == 4 and colours <= {shape["color"] for shape in episode["shapes"]}
+    assert episode["owners"][0]["joints"] == ["hip_1", "ankle_1"]
+    node = shutil.which("node")
+    if node:  # the page's own drawing, with a canvas that counts
+        out = subprocess.run([node, "-e", DRAW], input=page, text=True, check=True, capture_output=True).stdout
+        strokes, clock = json.loads(out)
+        assert strokes == 3 * (2 * 25 + 3 * len(solid)) and clock.endswith("of 4, 0.10 s")
+
+
+def test_page_of_what_is_no_episode():
+    env = MaMujoco()
+    state = env.init(jax.random.key(0))
+    with pytest.raises(ValueError, match="qpos has shape"):
+        env.render_html(state)
+    with pytest.raises(ValueError, match="not finite"):
+        env.render_html(jax.tree.map(lambda leaf: leaf[None] * np.nan if leaf.dtype == np.float32 else leaf, state))
+
+
 # --- Wrong settings ---
 
 
@@ -267,6 +330,23 @@ def test_float64_needs_x64():
         MaMujoco(precision="float64").init(jax.random.key(0))
 
 
-def test_warp_without_a_gpu_or_the_package():
-    with pytest.raises(ValueError, match="backend is 'warp'.*allowed"):
-        MaMujoco(backend="warp")
+@pytest.mark.parametrize(
+    ("installed", "platforms", "message"),
+    [(False, {"cuda"}, "not installed.*mujoco-mjx.warp"), (True, {"cpu"}, "no NVIDIA GPU"), (True, {"cuda"}, None)],
+)
+def test_warp_says_what_is_missing(installed, platforms, message, monkeypatch):
+    from jax.extend import backend
+
+    from envs_jax.mamujoco import backends
+
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(backend, "backends", lambda: dict.fromkeys(platforms))
+    if message is None:
+        assert MaMujoco(backend="warp").num_agents == 2  # nothing of Warp is imported before the first step
+        with pytest.raises(ValueError, match="precision.*warp"):
+            MaMujoco(backend="warp", precision="float64")
+        with pytest.raises(ValueError, match="randomise.*warp"):
+            MaMujoco(backend="warp", randomise=lambda key, model: {})
+    else:
+        with pytest.raises(ValueError, match=f"backend is 'warp'; allowed here: 'jax'.*{message}"):
+            MaMujoco(backend="warp")

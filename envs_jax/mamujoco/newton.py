@@ -1,0 +1,267 @@
+"""MJX's Newton solver laid out for vectors: the same steps, with environments last and sums in another order.
+
+Under `vmap`, MJX's solver works on arrays [B, rows, ...] of small matrices, which XLA's CPU backend adds up one number
+at a time, calls LAPACK for one matrix at a time, and carries everything through loops with a choice per environment.
+Here the environments are the last axis of all arrays, so that each operation is one of whole vectors; the loop ends
+when all environments are done, and computes no Hessian that it does not use. The steps are those of MJX 3.17
+(`solve` and `_linesearch` in its `solver.py`, Apache-2.0) for limits and pyramidal cones; tests hold the results to
+MJX's. With other constraints MJX's own solver runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+with contextlib.redirect_stdout(io.StringIO()):  # MJX prints that it has no warp
+    from mujoco import mjx
+    from mujoco.mjx._src import solver, support
+
+_MINVAL = 1e-15  # mujoco.mjMINVAL
+_theirs = solver.solve
+
+
+def solve(m: Any, d: Any) -> Any:
+    """`d` with the accelerations and constraint forces that solve its constraints."""
+    friction = m._impl.dof_hasfrictionloss.any() or m._impl.tendon_hasfrictionloss.any()
+    plain = m.opt.cone == mjx.ConeType.PYRAMIDAL and m.opt.solver == mjx.SolverType.NEWTON
+    if not plain or friction or d._impl.ne or d._impl.nf or support.is_sparse(m):
+        return _theirs(m, d)
+    warm = not m.opt.disableflags & mjx.DisableBit.WARMSTART
+    problem = _Problem(
+        jacobian=d._impl.efc_J,
+        weight=d._impl.efc_D,
+        aref=d._impl.efc_aref,
+        inertia=d._impl.M,
+        force=d.qfrc_smooth,
+        free=d.qacc_smooth,
+        start=d.qacc_warmstart if warm else d.qacc_smooth,
+        tolerance=jnp.asarray(m.opt.tolerance, d.qpos.dtype),
+        ls_tolerance=jnp.asarray(m.opt.tolerance * m.opt.ls_tolerance, d.qpos.dtype),
+    )
+    qacc, qfrc, rows = _solver(m.opt.iterations, m.opt.ls_iterations)(*problem)
+    return d.tree_replace({"qacc": qacc, "qfrc_constraint": qfrc, "_impl.efc_force": rows})
+
+
+class _Problem(NamedTuple):
+    """Accelerations that minimise the Gauss cost and that of constraints, for R rows and V degrees of freedom.
+
+    jacobian: [R, V]; weight, aref: [R]; inertia: [V, V]; force, free, start: [V] (smooth forces, the accelerations
+    without constraints, and where to begin); tolerances: []. Then the environments.
+    """
+
+    jacobian: jax.Array
+    weight: jax.Array
+    aref: jax.Array
+    inertia: jax.Array
+    force: jax.Array
+    free: jax.Array
+    start: jax.Array
+    tolerance: jax.Array
+    ls_tolerance: jax.Array
+
+
+@lru_cache
+def _solver(iterations: int, ls_iterations: int) -> Any:
+    """The solver as a function of a problem's parts; a `vmap` of it puts the environments last."""
+
+    def run(*values: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return _solve_last(iterations, ls_iterations, _Problem(*values))
+
+    @jax.custom_batching.custom_vmap
+    def one(*values: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return run(*values)
+
+    @one.def_vmap
+    def many(size: int, batched: Any, *values: jax.Array) -> tuple[Any, Any]:
+        last = [
+            jnp.moveaxis(x, 0, -1) if b else jnp.broadcast_to(jnp.asarray(x)[..., None], (*jnp.shape(x), size))
+            for x, b in zip(values, batched, strict=True)
+        ]
+        return tuple(jnp.moveaxis(x, -1, 0) for x in run(*last)), (True, True, True)
+
+    return one
+
+
+class _Place(NamedTuple):
+    """Where the solver is: accelerations [V], inertia times them [V], and how far each row is violated [R]."""
+
+    qacc: jax.Array
+    momentum: jax.Array
+    at: jax.Array
+
+
+def _solve_last(iterations: int, ls_iterations: int, p: _Problem) -> tuple[jax.Array, jax.Array, jax.Array]:
+    size = p.inertia.shape[0]
+    columns = [p.jacobian[:, v] for v in range(size)]  # [R, ...] each
+
+    def place(qacc: jax.Array) -> _Place:
+        return _Place(qacc, _times(p.inertia, qacc), _times(p.jacobian, qacc) - p.aref)
+
+    def gauss(now: _Place) -> jax.Array:
+        return 0.5 * _dot(now.momentum - p.force, now.qacc - p.free)
+
+    def cost(now: _Place) -> jax.Array:
+        return 0.5 * _dot(jnp.where(now.at < 0, p.weight * now.at, 0), now.at) + gauss(now)
+
+    def forces(now: _Place) -> tuple[jax.Array, jax.Array]:
+        rows = jnp.where(now.at < 0, -p.weight * now.at, 0)
+        return rows, jnp.stack([_dot(column, rows) for column in columns])
+
+    def gradient(now: _Place) -> jax.Array:
+        return now.momentum - p.force - forces(now)[1]
+
+    trace = jnp.maximum(sum(p.inertia[v, v] for v in range(size)), _MINVAL)
+
+    def finished(now: _Place, gained: jax.Array) -> jax.Array:
+        slope = gradient(now)
+        return (gained / trace < p.tolerance) | (jnp.sqrt(_dot(slope, slope)) / trace < p.tolerance)
+
+    def step(carry: tuple) -> tuple:
+        count, now, before, done = carry
+        active = jnp.where(now.at < 0, p.weight, 0)
+        search = -_solve_spd(p.inertia + _gram(columns, active), gradient(now))
+        along, slope = _times(p.inertia, search), _times(p.jacobian, search)
+        line = gauss(now), _dot(search, now.momentum - p.force), 0.5 * _dot(search, along)
+        tolerance = p.ls_tolerance * jnp.sqrt(_dot(search, search)) * trace
+        length = jnp.where(done, 0, _line_search(ls_iterations, now.at, slope, p.weight, line, tolerance))
+        now = _Place(now.qacc + length * search, now.momentum + length * along, now.at + length * slope)
+        after = cost(now)
+        return count + 1, now, after, done | finished(now, before - after)
+
+    warm, free = place(p.start), place(p.free)
+    warmer = cost(warm) < cost(free)
+    now = _Place(*(jnp.where(warmer, a, b) for a, b in zip(warm, free, strict=True)))
+    before = cost(now)
+    carry = (0, now, before, finished(now, jnp.full_like(before, jnp.inf)))
+    if iterations == 1:  # without a look at the tolerance, as MJX
+        now = step((*carry[:3], jnp.zeros_like(carry[3])))[1]
+    else:
+        now = jax.lax.while_loop(lambda c: (c[0] < iterations) & ~jnp.all(c[3]), step, carry)[1]
+    rows, qfrc = forces(now)
+    return now.qacc, qfrc, rows
+
+
+# XLA's CPU backend is quick at sums of [R, B] over R, and twenty times slower at those of [R, V, B].
+
+
+def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.sum(a * b, axis=0)
+
+
+def _times(matrix: jax.Array, vector: jax.Array) -> jax.Array:
+    """[M, N, ...] times [N, ...]."""
+    return sum((matrix[:, n] * vector[n] for n in range(1, len(vector))), matrix[:, 0] * vector[0])
+
+
+def _gram(columns: list[jax.Array], weight: jax.Array) -> jax.Array:
+    """Of columns [R, ...] of a matrix J, J' diag(weight) J, [V, V, ...]."""
+    size = len(columns)
+    weighted = [column * weight for column in columns]
+    if size > _PAIRS:  # a program of that many sums takes long to compile
+        jacobian = jnp.stack(columns, axis=1)
+        return jnp.stack([jnp.sum(column[:, None] * jacobian, axis=0) for column in weighted])
+    half = [[_dot(weighted[i], columns[j]) for j in range(i + 1)] for i in range(size)]
+    return jnp.stack([jnp.stack([half[max(i, j)][min(i, j)] for j in range(size)]) for i in range(size)])
+
+
+_PAIRS = 16
+"""Up to how many degrees of freedom each pair of columns has a sum of its own."""
+
+
+def _solve_spd(matrix: jax.Array, vector: jax.Array) -> jax.Array:
+    """A symmetric positive `matrix` [V, V, ...] inverse times `vector` [V, ...], by Cholesky's factors."""
+    left = jnp.concatenate([matrix, vector[None]])  # as one more row, which solves the first half on the way
+    columns, x = [], []
+    for _ in range(matrix.shape[0]):
+        column = left[:, 0] * jax.lax.rsqrt(left[0, 0])
+        columns.append(column)
+        # Without the barrier, XLA makes one kernel of several of these, which does them again and again.
+        left = jax.lax.optimization_barrier(left[1:, 1:] - column[1:, None] * column[None, 1:-1])
+    for column in reversed(columns):
+        known = _dot(column[1:-1], jnp.stack(x)) if x else 0
+        x.insert(0, (column[-1] - known) / column[0])
+    return jnp.stack(x)
+
+
+# --- Along a line ---
+
+
+class _Point(NamedTuple):
+    """A place on the line, the cost there and its two derivatives, each [...]."""
+
+    alpha: jax.Array
+    cost: jax.Array
+    first: jax.Array
+    second: jax.Array
+
+
+def _line_search(
+    iterations: int,
+    at: jax.Array,
+    slope: jax.Array,
+    weight: jax.Array,
+    gauss: tuple[jax.Array, jax.Array, jax.Array],
+    tolerance: jax.Array,
+) -> jax.Array:
+    """The step's length [...]; at, slope, weight: [R, ...]; gauss: the Gauss cost's quadratic; tolerance: [...]."""
+    quad = weight * 0.5 * at * at, weight * at * slope, weight * 0.5 * slope * slope
+
+    def point(alpha: jax.Array) -> _Point:
+        active = at + alpha * slope < 0
+        a, b, c = (gauss[i] + jnp.sum(jnp.where(active, quad[i], 0), axis=0) for i in range(3))
+        return _Point(alpha, alpha * alpha * c + alpha * b + a, 2 * alpha * c + b, 2 * c + (c == 0) * _MINVAL)
+
+    def newton(p: _Point) -> _Point:
+        return point(p.alpha - p.first / p.second)
+
+    start = point(jnp.zeros_like(tolerance))
+    # No less than rounding leaves of the slope at the start (Cauchy-Schwarz over the active rows).
+    rows = jnp.maximum(start.cost - gauss[0], 0) * jnp.maximum(0.5 * start.second - gauss[2], 0)
+    scale = 2 * jnp.sqrt(rows) + jnp.abs(gauss[1])
+    tolerance = jnp.maximum(tolerance, 8 * jnp.finfo(scale.dtype).eps * scale)
+
+    def good(p: _Point) -> jax.Array:
+        return (jnp.abs(p.first) < tolerance) & (p.cost < start.cost)
+
+    def narrow(_: int, carry: tuple[_Point, _Point, jax.Array]) -> tuple[_Point, _Point, jax.Array]:
+        lo, hi, moved = carry
+        going = moved & ~good(lo) & ~good(hi)
+        tried = newton(lo), newton(hi), point(0.5 * (lo.alpha + hi.alpha))
+        after_lo, after_hi, middle = tried
+        new_lo, new_hi, moved = lo, hi, jnp.zeros_like(moved)
+        for p in (after_lo, middle, after_hi):
+            better = _nearer(new_lo.first, p.first)
+            new_lo, moved = _choose(better, p, new_lo), moved | better
+        for p in (after_hi, middle, after_lo):
+            better = _nearer(new_hi.first, p.first)
+            if p is after_hi:  # a step over the minimum makes a bracket of a search from one side
+                better = better | ((hi.first < 0) & (p.first > 0))
+            new_hi, moved = _choose(better, p, new_hi), moved | better
+        best, found = lo, jnp.zeros_like(moved)
+        for p in tried:  # the cheapest that is good ends the search
+            cheaper = good(p) & (~found | (p.cost < best.cost))
+            best, found = _choose(cheaper, p, best), found | cheaper
+        new_lo, new_hi = _choose(found, best, new_lo), _choose(found, best, new_hi)
+        return _choose(going, new_lo, lo), _choose(going, new_hi, hi), going & moved & ~found
+
+    first = newton(start)
+    lower = first.first < start.first
+    carry = _choose(lower, first, start), _choose(lower, start, first), jnp.ones_like(lower)
+    lo, hi, _ = jax.lax.fori_loop(0, iterations, narrow, carry)
+    improved = (lo.cost < start.cost) | (hi.cost < start.cost)
+    return jnp.where(improved, jnp.where(lo.cost < hi.cost, lo.alpha, hi.alpha), 0)
+
+
+def _nearer(old: jax.Array, new: jax.Array) -> jax.Array:
+    """Whether a slope has the old one's sign and is smaller."""
+    return ((old < new) & (new < 0)) | ((old > new) & (new > 0))
+
+
+def _choose(which: jax.Array, yes: _Point, no: _Point) -> _Point:
+    return _Point(*(jnp.where(which, a, b) for a, b in zip(yes, no, strict=True)))
