@@ -250,11 +250,16 @@ class Coda:
         return jax.vmap(lambda segment: self.offline.base.actions(params, segment))(obs)
 
     def score(self, carry: CodaCarry) -> guidance.Score:
-        """The pull of the policies as they are: that of a Gaussian of deviation 1 around them, or their own if they
-        have a probability (`score(params, obs, action)` of the learner, arrays as in `covey.diffusion.guidance`)."""
-        if hasattr(self.offline.base, "score"):
-            return partial(self.offline.base.score, self.offline.policy(carry.offline))  # type: ignore[attr-defined]
-        return guidance.unit_variance(partial(self.act, carry))
+        """The pull of the policies as they are: the gradient of their log-probability where the learner has one
+        (`log_prob(params, obs [H, N, O], action [H, N, A])`, actions in [-1, 1]), else that of a Gaussian of deviation
+        1 around them."""
+        base, params = self.offline.base, self.offline.policy(carry.offline)
+        own: Callable | None = getattr(base, "log_prob", None)
+        if own is None:
+            return guidance.unit_variance(partial(self.act, carry))
+        return guidance.score_of(
+            lambda obs, action: jax.vmap(lambda o, a: own(params, o, base.team.to_unit(a)))(obs, action)
+        )
 
     @cached_property
     def _fitted_rewards(self) -> WorldModel | None:

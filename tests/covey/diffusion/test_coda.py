@@ -190,6 +190,19 @@ def test_any_learner_and_a_world_model_take_generated_segments():
     assert np.allclose(learner.act(carry, obs), acted, atol=1e-6)
 
 
+def test_stochastic_policies_pull_by_their_own_log_probability():
+    """IQL's Gaussian: (mu(o) - a) / std^2 for each action."""
+    learner, hp, data = job("policy", learning=Learning(base="iql"), policy=PolicyConfig(hidden_sizes=(4,)))
+    carry = learner.init(jax.random.key(0), hp)
+    params = carry.offline.base.params
+    log_std = jnp.array([[-1.0], [0.5]])
+    base = replace(carry.offline.base, params={**params, "actor": {**params["actor"], "log_std": log_std}})
+    carry = replace(carry, offline=replace(carry.offline, base=base))
+    obs, action = jnp.zeros((3, 1, 2, 1)), jax.random.uniform(jax.random.key(1), (3, 1, 2, 1), minval=-0.9, maxval=0.9)
+    expected = (learner.act(carry, obs) - action) * jnp.exp(-2 * log_std)
+    assert np.allclose(learner.score(carry)(obs, action), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "make,message",
     [
