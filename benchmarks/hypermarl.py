@@ -56,6 +56,8 @@ class Args:
     """The table to write."""
     runs: Path = Path("runs/studies/navigation-small")
     """embeddings: the folder of the study's runs."""
+    games: tuple[Literal["specialisation", "synchronisation"], ...] = ("specialisation", "synchronisation")
+    """unseen: which games."""
     repeats: int = 7
     """speed: rounds of three calls each."""
     seeds: int = 10
@@ -214,7 +216,7 @@ def unseen(args: Args) -> list[dict[str, Any]]:
     the generator) are trained; then one with a random embedding takes its place, and these 4 numbers alone are fitted,
     in as many steps. Greedy reward per step."""
     rows = []
-    for game in ("specialisation", "synchronisation"):
+    for game in args.games:
         preset = TASKS[game]["small"]
         num_updates = preset.run.updates(preset.ppo.steps_per_update)
 
