@@ -3,10 +3,12 @@
 Run it in an environment of its own, from the repository's root:
 
     pip install gymnasium-robotics==1.4.2 mujoco==3.17.0 && python tests/parity/make_mamujoco_fixture.py
+    python tests/parity/make_mamujoco_fixture.py fine
     pip install mujoco==3.5.0 && python tests/parity/make_mamujoco_fixture.py coupledhalfcheetah
 
-CoupledHalfCheetah needs the second line, for upstream's does not run with MuJoCo 3.6 and later. They write
-`tests/parity/mamujoco.npz` and `mamujoco_coupled.npz`. Per robot `<r>` (v5, else `<r>@v4`), for M transitions:
+CoupledHalfCheetah needs the last line, for upstream's does not run with MuJoCo 3.6 and later. They write
+`tests/parity/mamujoco.npz`, `mamujoco_fine.npz` (two transitions of one agent per joint, as HARL has it, and of other
+numbers of segments, in float32) and `mamujoco_coupled.npz`. Per robot `<r>` (v5, else `<r>@v4`), for M transitions:
 
     <r>/action                 float64[M, nu], beyond the actuators' range at times
     <r>/before/<name>          float64[M, ...], qpos, qvel, warmstart, and the derived numbers of `physics.derive`
@@ -28,6 +30,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium_robotics import mamujoco_v1
+from gymnasium_robotics.envs.multiagent_mujoco.obsk import get_parts_and_edges
 
 FOLDER = Path(__file__).parent
 TRANSITIONS = 12
@@ -45,6 +48,12 @@ CASES = {
     "manysegmentswimmer": ("ManySegmentSwimmer", ("10x2",)),
     "manysegmentant": ("ManySegmentAnt", ("2x2",)),
 }
+FINE = (
+    ("ant", "Ant", "4x2", "8x1"),
+    ("humanoid", "Humanoid", "9|8", "17x1"),
+    ("humanoidstandup", "HumanoidStandup", "9|8", "17x1"),
+)
+"""Robot, scenario, the named partition that the joints are from, and our name."""
 
 
 def blocks(env: Any) -> dict[str, np.ndarray]:
@@ -84,10 +93,16 @@ def transitions(base: Any, watch: Any, rng: np.random.Generator) -> dict[str, np
     return {name: np.stack([record[name] for record in records]) for name in records[0]}
 
 
-def record(name: str, scenario: str, partitions: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """One robot with its partitions."""
+def record(
+    name: str, scenario: str, partitions: tuple[str, ...], factorization: dict[str, Any] | None = None
+) -> dict[str, np.ndarray]:
+    """One robot with its partitions, or with a factorisation of one's own."""
     rng = np.random.default_rng(0)
-    envs = {(p, k): mamujoco_v1.parallel_env(scenario, p, agent_obsk=k) for p in partitions for k in (0, 1, 2)}
+    envs = {
+        (p, k): mamujoco_v1.parallel_env(scenario, p, agent_obsk=k, agent_factorization=factorization)
+        for p in partitions
+        for k in (0, 1, 2)
+    }
     out: dict[str, np.ndarray] = {}
     for partition in partitions:
         env = envs[partition, 0]
@@ -112,9 +127,34 @@ def record(name: str, scenario: str, partitions: tuple[str, ...]) -> dict[str, n
     return {f"{name}/{key}": value for key, value in out.items()}
 
 
+def one_agent_per_joint(scenario: str, partition: str) -> dict[str, Any]:
+    """A factorisation for `parallel_env`: a named one's joints in its order or, of uneven parts, the model's."""
+    parts, edges, shared = get_parts_and_edges(scenario, partition)
+    nodes = [node for part in parts for node in part]
+    if len({len(part) for part in parts}) > 1:
+        nodes.sort(key=lambda node: node.act_ids)
+    return {"partition": [(node,) for node in nodes], "edges": edges, "globals": shared}
+
+
+def fine() -> dict[str, np.ndarray]:
+    """Partitions that upstream does not name, and ones that need a robot of their own."""
+    out: dict[str, np.ndarray] = {}
+    for name, scenario, coarse, partition in FINE:
+        rows = record(name, scenario, (partition,), one_agent_per_joint(scenario, coarse))
+        out |= {key: value for key, value in rows.items() if f"/{partition}/" in key or "/after/" in key}
+    for partition in ("5x4", "6x1", "2x1"):
+        rows = record("manysegmentswimmer", "ManySegmentSwimmer", (partition,))
+        rows = {key.replace("swimmer/", f"swimmer={partition}/", 1): value for key, value in rows.items()}
+        out |= {key: value for key, value in rows.items() if f"/{partition}/" in key or "/after/" in key}
+    return {k: v if v.dtype == int else v[[0, 2]].astype(np.float32) for k, v in out.items()}
+
+
 def main() -> None:
     coupled = sys.argv[1:] == ["coupledhalfcheetah"]
     out: dict[str, np.ndarray] = {}
+    if sys.argv[1:] == ["fine"]:
+        write(FOLDER / "mamujoco_fine.npz", fine())
+        return
     if coupled:
         out |= record("coupledhalfcheetah", "CoupledHalfCheetah", ("1p1",))
     else:
@@ -124,10 +164,13 @@ def main() -> None:
                 base = gymnasium.make(f"{scenario}-v4").unwrapped
                 old = transitions(base, lambda _: {}, np.random.default_rng(1))
                 out |= {f"{name}@v4/{key}": value for key, value in old.items()}
+    write(FOLDER / ("mamujoco_coupled.npz" if coupled else "mamujoco.npz"), out)
+
+
+def write(path: Path, out: dict[str, np.ndarray]) -> None:
     keep = {"cinert", "cvel", "qfrc_actuator"}  # only a humanoid's rules use these, and they are large
     out = {k: v for k, v in out.items() if "humanoid" in k or k.split("/")[-1] not in keep}
     versions = {package: version(package) for package in ("gymnasium", "gymnasium-robotics", "mujoco")}
-    path = FOLDER / ("mamujoco_coupled.npz" if coupled else "mamujoco.npz")
     np.savez_compressed(path, versions=np.array(json.dumps(versions)), **out)
     print(f"{path}: {path.stat().st_size / 1e3:.0f} kB, {len(out)} arrays")
 

@@ -1,5 +1,6 @@
 """Against Gymnasium-Robotics' MaMuJoCo, on transitions that `tests/parity/make_mamujoco_fixture.py` recorded of it."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,36 @@ def test_what_each_action_drives(robot, partition):
         assert (ours != theirs).all()
         theirs = theirs.reshape(-1, 2, 2)[:, ::-1].reshape(-1)
     np.testing.assert_array_equal(ours, theirs)
+
+
+FINE = np.load(FOLDER / "mamujoco_fine.npz")
+
+
+@pytest.mark.parametrize(("robot", "partition"), sorted({tuple(k.split("/")[:2]) for k in FINE if "drives" in k}))
+def test_one_agent_per_joint_and_other_segments(robot, partition, monkeypatch):
+    """HARL's `8x1` and `17x1`, which upstream takes as factorisations of one's own, and swimmers of other lengths."""
+    monkeypatch.setattr(sys.modules[__name__], "KEYS", dict.fromkeys(set(FINE.files) - {"versions"}, FINE))
+    for obsk in (0, 1, 2):
+        env = MaMujoco(robot=robot.split("=")[0], partition=partition, obsk=obsk)
+        after = states(env, robot, "after")
+        if "humanoid" in robot:  # as `swap_abdomen`, where each joint has an agent of its own
+            mj, force = env._parts.sim.mj, after.derived["qfrc_actuator"]
+            q, v = (
+                np.array([adr[mj.joint(f"abdomen_{x}").id] for x in "yz"]) for adr in (mj.jnt_qposadr, mj.jnt_dofadr)
+            )
+            after = after.replace(
+                qpos=after.qpos.at[:, q].set(after.qpos[:, q[::-1]]),
+                qvel=after.qvel.at[:, v].set(after.qvel[:, v[::-1]]),
+                derived=after.derived | {"qfrc_actuator": force.at[:, v].set(force[:, v[::-1]])},
+            )
+        got = np.asarray(jax.vmap(env.observe)(after))
+        for i, agent in enumerate(env.agents):
+            expected = recorded(f"{robot}/{partition}/{obsk}/{i}")
+            size = env.observation_space(agent).shape[0]
+            assert expected.shape[1] == size
+            np.testing.assert_allclose(got[:, i, :size], expected, rtol=2e-7, atol=1e-6)
+    ours = np.argsort([a for part in env._parts.views.parts for a in part])
+    np.testing.assert_array_equal(ours, recorded(f"{robot}/{partition}/drives"))
 
 
 @pytest.mark.parametrize("robot", ROBOTS)
