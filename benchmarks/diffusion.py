@@ -16,8 +16,9 @@ a step: once more for guidance. It makes one trajectory of the given length and 
 
 `seconds` are medians of calls by the clock, `cpu_seconds` of the process: they differ where others use the cores, too.
 `estimated_mib` is what XLA says that a program needs beside its arguments, `measured_mib` what the process's memory
-rose by in its first call (on accelerators the rise of the largest use so far). Cells that would take longer than
-`--limit` are left out and say so. The table is written after each size.
+rose by in its first call (on accelerators the rise of the largest use so far). A first call of more than 10 s counts as
+a timed one. Cells with calls that would take longer than `--limit` are left out and say so. The table is written after
+each size.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ from covey.learners.offline import AnalyticMADDPG, OfflineLearner, Team, make_ba
 from envs_jax.games.polynomial import PolynomialGame, TwinPeaks, payoff
 
 SizeName = Literal["small", "game", "halfcheetah"]
+LONG_CALL = 10.0
+"""Seconds from which on warming up is nothing beside a call."""
 SCALE = 1.0
 """Guidance; nothing but 0 makes a difference to the time."""
 
@@ -66,9 +69,9 @@ class Args:
     fit_steps: int = 10
     """Gradient steps in each call of the fit."""
     repeats: int = 5
-    """Timed calls of each program after one to warm up, or as many as fit in the limit; at least 1."""
+    """Timed calls of each program, or as many as fit in the limit; at least 1."""
     limit: float = 300.0
-    """Longest time for all calls of a cell, in seconds."""
+    """Longest time for all calls of a cell, in seconds (of the processor's time on a CPU)."""
     pgd: Path | None = None
     """A checkout of EmptyJackson/policy-guided-diffusion."""
     out: Path = Path("results/benchmarks/diffusion.csv")
@@ -268,24 +271,35 @@ def resident_bytes(field: str) -> int:
     return 0
 
 
-def first_call(call: Callable[[], Any]) -> int | None:
-    """Run once; bytes by which memory rose at most, None where that cannot be told."""
+def timed(call: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds of a call: by the clock, and of this process."""
+    clock, cpu = time.perf_counter(), time.process_time()
+    jax.block_until_ready(call())
+    return time.perf_counter() - clock, time.process_time() - cpu
+
+
+def cost(seconds: tuple[float, float]) -> float:
+    """Those that the limit is about."""
+    return seconds[jax.default_backend() == "cpu"]
+
+
+def first_call(call: Callable[[], Any]) -> tuple[int | None, tuple[float, float]]:
+    """Bytes by which memory rises in a call, None where that cannot be told, and its seconds."""
     gc.collect()
     device = jax.devices()[0]
     stats = device.memory_stats()
     if stats and "peak_bytes_in_use" in stats:
-        jax.block_until_ready(call())
+        seconds = timed(call)
         rise = device.memory_stats()["peak_bytes_in_use"] - max(stats["peak_bytes_in_use"], stats["bytes_in_use"])
-        return rise or None  # An earlier program needed more.
+        return rise or None, seconds  # None: an earlier program needed more.
     try:
         ctypes.CDLL(None).malloc_trim(0)  # What is free but still held would hide what is taken.
         Path("/proc/self/clear_refs").write_text("5")
     except (AttributeError, OSError):
-        jax.block_until_ready(call())
-        return None
+        return None, timed(call)
     before = resident_bytes("VmRSS")
-    jax.block_until_ready(call())
-    return resident_bytes("VmHWM") - before
+    seconds = timed(call)
+    return resident_bytes("VmHWM") - before, seconds
 
 
 def measure(
@@ -293,6 +307,7 @@ def measure(
 ) -> list[dict]:
     """A row for each program. known: seconds of a call per seed, which is added to."""
     rows, ready = {}, {}
+    spent: dict[str, list[tuple[float, float]]] = {}
     keys, base = seed_keys(0, num_seeds), size.base
     policies = jax.jit(jax.vmap(lambda key: base.policy(base.init(key, size.preset.hp))))(keys)
     for name, program in programs.items():
@@ -301,15 +316,13 @@ def measure(
         names = ("per_s", "per_cpu_s", "seconds", "cpu_seconds", "min_seconds", "max_seconds", "repeats", "compile_s")
         rows[name] = row | dict.fromkeys((*names, "estimated_mib", "measured_mib", "note"), "")
         expected = known.get(name, 0.0) * num_seeds
-        if 2 * expected > args.limit:
+        if expected > args.limit:
             rows[name]["note"] = f"left out: about {expected:.0f} s a call"
             continue
         arguments = (keys, policies, jax.jit(jax.vmap(program.init))(keys), size.data)
         compiled = compile_once(jax.vmap(program.function, (0, 0, 0, None)), *arguments)
         call = lambda c=compiled, a=arguments: c.call(*a)  # noqa: E731
-        began = time.perf_counter()
-        rise = first_call(call)
-        expected = time.perf_counter() - began
+        rise, first = first_call(call)
         analysis = compiled.call.memory_analysis()  # type: ignore[attr-defined]
         estimate = analysis.temp_size_in_bytes + analysis.output_size_in_bytes if analysis else None
         rows[name] |= {
@@ -317,17 +330,15 @@ def measure(
             "estimated_mib": "" if estimate is None else round(estimate / 2**20, 1),
             "measured_mib": "" if rise is None else round(rise / 2**20, 1),
         }
-        ready[name] = (call, int(np.clip((args.limit - expected) / expected, 1, args.repeats)))
-    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in ready}
-    for i in range(args.repeats):  # In turn, so that a slow moment of the machine hits all alike.
+        spent[name] = [first] if first[0] > LONG_CALL else []
+        ready[name] = (call, int(np.clip(args.limit / cost(first), 1, args.repeats)))
+    for _ in range(args.repeats):  # In turn, so that a slow moment of the machine hits all alike.
         for name, (call, repeats) in ready.items():
-            if i < repeats:
-                clock, cpu = time.perf_counter(), time.process_time()
-                jax.block_until_ready(call())
-                spent[name].append((time.perf_counter() - clock, time.process_time() - cpu))
+            if len(spent[name]) < repeats:
+                spent[name].append(timed(call))
     for name, seconds in spent.items():
         clock, cpu = (statistics.median(s) for s in zip(*seconds, strict=True))
-        known[name], made = clock / num_seeds, num_seeds * programs[name].per_call
+        known[name], made = cost((clock, cpu)) / num_seeds, num_seeds * programs[name].per_call
         rows[name] |= {
             "per_s": round(made / clock, 2),
             "per_cpu_s": round(made / cpu, 2),
