@@ -9,7 +9,7 @@ level is a dataset of all seeds' policies, played for `--play-steps` steps with 
 folder, or where `--dataset` says; `<dataset>-<level>` where there are several:
 
     last    each seed's last policy (the default)
-    good    each seed's best policy
+    good    each seed's best policy (of those trained for longer than the warm-up; so for the next two)
     medium  each seed's policy whose return is nearest to 1/2 of the way up from the worst to good's median
     poor    likewise, 1/5 of the way up
     replay  policies from all of training, evenly spaced, equally often, with training's own noise: a mixture as a
@@ -134,21 +134,32 @@ class Remembering:
         return self.inner.episode(carry.inner, key)
 
 
-def choose(level: str, returns: np.ndarray, most: int) -> list[list[int]]:
-    """Which of each seed's policies are of a level, [S] lists of at most `most`, from returns [K, S] without noise."""
+def choose(level: str, returns: np.ndarray, most: int, first: int = 0) -> list[list[int]]:
+    """Which of each seed's policies are of a level, [S] lists of at most `most`, from returns [K, S] without noise.
+
+    Those before `first` are of no quality: see `first_trained`.
+    """
     count, num_seeds = returns.shape
     if level == "last":
         return [[count - 1]] * num_seeds
     if level == "replay":
         return [np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int)).tolist()] * num_seeds
-    best = np.argmax(returns, axis=0)
+    best = first + np.argmax(returns[first:], axis=0)
     if level == "good":
         return [[int(k)] for k in best]
-    worst, good = returns.min(), np.median(returns.max(axis=0))
+    worst, good = returns[first:].min(), np.median(returns[first:].max(axis=0))
     goal = worst + FRACTIONS[level] * (good - worst)
     # Of those on the way up alone: a good policy that broke down later is none of a lower level.
-    reached = [np.abs(returns[: k + 1, i] - goal) for i, k in enumerate(best)]
-    return [[int(np.argmin(distance))] for distance in reached]
+    reached = [np.abs(returns[first : k + 1, i] - goal) for i, k in enumerate(best)]
+    return [[first + int(np.argmin(distance))] for distance in reached]
+
+
+def first_trained(steps: np.ndarray, warmup_steps: float) -> int:
+    """The first of evaluations after `steps` [K] that followed longer training than the warm-up took; 0 where none did.
+
+    An ant that has learned nothing stands, and gets a return of 1000 for it, which it loses when it starts to move.
+    """
+    return int(np.argmax(steps > 2 * warmup_steps))
 
 
 class Player:
@@ -172,12 +183,12 @@ class Player:
         steps = -(-self.playing.play_steps // self.playing.play_envs)
         return -(-steps // (self.learner.env.max_steps or 1))
 
-    def play(self, level: str, kept: Any, returns: np.ndarray, updates: Sequence[int]) -> Dataset:
+    def play(self, level: str, kept: Any, returns: np.ndarray, updates: Sequence[int], first: int = 0) -> Dataset:
         """The episodes of a level, from actors [S, K, ...], their returns [K, S] and the updates [K] they are from."""
         noise, envs = self.training_noise if level == "replay" else self.playing.play_noise, self.playing.play_envs
         episode, parts = self.learner.env.max_steps or 1, []
         steps = self.rounds * episode
-        for i, chosen in enumerate(choose(level, returns, self.rounds)):
+        for i, chosen in enumerate(choose(level, returns, self.rounds, first)):
             for k in chosen:
                 params = jax.tree.map(lambda x: x[i, k], kept), jnp.float32(noise)  # noqa: B023
                 about = {
@@ -210,17 +221,19 @@ def build(args: Args) -> Job:
 def write(learner: Remembering, args: Args, result: RunResult) -> None:
     """Play and save all levels, with a table and histograms of their returns."""
     returns = result.metrics[RETURN][np.array(learner.at) - 1]
+    steps = np.array(learner.at) * learner.steps_per_update
+    first = first_trained(steps, float(np.max(args.hp.warmup_steps)))
     player = Player(learner.inner, args.playing, float(np.max(args.hp.exploration_noise)))
     rows: list[dict[str, Any]] = []
     for level, path in args.playing.paths(args.playing.dataset or result.folder / "dataset").items():
-        data = player.play(level, result.state.carries.kept, returns, learner.at)
+        data = player.play(level, result.state.carries.kept, returns, learner.at, first)
         data = replace(data, provenance={"run": result.folder.name, **data.provenance})
         save(data, path, overwrite=True)
         played = episode_returns(data).mean(axis=1)
         quantiles = dict(
             zip(("min", "q25", "median", "q75", "max"), np.quantile(played, [0, 0.25, 0.5, 0.75, 1]), strict=True)
         )
-        clean = [returns[k, i] for i, chosen in enumerate(choose(level, returns, player.rounds)) for k in chosen]
+        clean = [returns[k, i] for i, chosen in enumerate(choose(level, returns, player.rounds, first)) for k in chosen]
         row = {"level": level, "transitions": data.num_transitions, "episodes": len(played), "mean": played.mean()}
         row |= quantiles | {"policies": len(clean), "mean_without_noise": np.mean(clean)}
         rows.append({k: round(float(v), 1) if isinstance(v, float) else v for k, v in row.items()})

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import envs_jax
-from baselines.offline_data import Playing, Remembering, choose
+from baselines.offline_data import Playing, Remembering, choose, first_trained
 from covey.learners.matd3 import MATD3, MATD3Config, MATD3Hyperparameters
 from covey.policies import PolicyConfig
 
@@ -29,6 +29,16 @@ RETURNS = np.array([[0.0, 50.0], [180.0, 210.0], [500.0, 400.0], [900.0, 1000.0]
 )
 def test_levels_are_fractions_of_the_way_up(level, chosen):
     assert choose(level, RETURNS, 3) == chosen
+
+
+def test_what_has_not_been_trained_is_of_no_level():
+    """A first policy that stands, and is better than all others for it, is not the good one."""
+    standing = np.concatenate([np.full((1, 2), 2000.0), RETURNS])
+    first = first_trained(np.arange(1, 7) * 100, 60.0)
+    assert first == 1 and first_trained(np.arange(1, 7) * 100, 0.0) == 0 == first_trained(np.array([10]), 60.0)
+    for level in ("good", "medium", "poor"):
+        assert choose(level, standing, 3) == [[0], [0]]
+        assert choose(level, standing, 3, first) == [[1 + k for k in seed] for seed in choose(level, RETURNS, 3)]
 
 
 def test_replay_has_no_policy_twice():
