@@ -16,9 +16,9 @@ a step: once more for guidance. It makes one trajectory of the given length and 
 
 `seconds` are medians of calls by the clock, `cpu_seconds` of the process: they differ where others use the cores, too.
 `estimated_mib` is what XLA says that a program needs beside its arguments, `measured_mib` what the process's memory
-rose by in its first call (on accelerators the rise of the largest use so far). A first call of more than 10 s counts as
-a timed one. Cells with calls that would take longer than `--limit` are left out and say so. The table is written after
-each size.
+rose by in its first call (on accelerators the rise of the largest use so far); it is too small where the process still
+held memory of before. A first call of more than 10 s counts as a timed one. Cells with calls that would take longer
+than `--limit` are left out and say so. The table is written after each size.
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ def pgd_programs(size: Size, edm: ModuleType, models: ModuleType) -> dict[str, P
     x, noise = jnp.zeros((size.horizon, channels)), jnp.zeros(())
     wanted = network_mflop(ours.apply, init_ours(jax.random.key(0)), x[None], noise)
     widths = {}
-    for width in range(16, 65, 8):  # Its groups of the normalisation and its embedding ask for multiples of 8 from 16.
+    for width in range(16, 129, 8):  # Its groups of the normalisation and its embedding ask for multiples of 8 from 16.
         net = models.UNet(width, preset.unet.levels)
         params = jax.eval_shape(net.init, jax.random.key(0), x, noise)
         widths[width] = network_mflop(net.apply, params, x, noise)
