@@ -66,7 +66,7 @@ study = XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=1" \
 	$(BIN)/python -m covey.experiment.study results/studies/$(1).toml $(SMALL)
 
 .PHONY: reproduce-hypermarl-toy reproduce-hypermarl-dispersion reproduce-hypermarl-navigation
-.PHONY: reproduce-hypermarl-smax reproduce-hypermarl-mamujoco reproduce-hypermarl-bps
+.PHONY: reproduce-hypermarl-smax reproduce-hypermarl-mamujoco reproduce-hypermarl-bps reproduce-hypermarl-ablations
 reproduce-hypermarl-toy: setup ## HyperMARL's matching games, laptop scale (SMALL= for up to 64 agents)
 	@$(call study,toy)
 reproduce-hypermarl-dispersion: setup ## HyperMARL on Dispersion, laptop scale (SMALL= for the paper's)
@@ -80,6 +80,8 @@ reproduce-hypermarl-mamujoco: setup ## HyperMARL on MaMuJoCo, likewise
 	@$(call study,matd3)
 reproduce-hypermarl-bps: setup ## HyperMARL, SePS and others on blind particle spread, likewise
 	@$(call study,bps)
+reproduce-hypermarl-ablations: setup ## HyperMARL without its parts, on Dispersion, likewise
+	@$(call study,ablations)
 
 .PHONY: reproduce-schelling
 reproduce-schelling: setup ## Schelling diagrams of the social dilemmas, per role, with scripted agents (ten minutes)

@@ -196,7 +196,9 @@ def run(level: str, variant: str, base: CodaArgs, kept: Any) -> list[dict[str, A
     final = found["eval/episode_return"][-1, :, 0]
     print(f"{level}, {variant}: {final.round(0)}, {seconds:.0f} s", flush=True)
     if variant == "none":
-        np.savez(KEPT / f"{level}-policy.npz", *[np.asarray(x) for x in jax.tree.leaves(state.carries.offline)])
+        np.savez(
+            KEPT / f"{level}-policy.npz", *[np.asarray(x) for x in jax.tree.leaves(state.carries.offline.base.params)]
+        )
     return rows
 
 
@@ -208,9 +210,11 @@ def samples(level: str, args: CodaArgs, data: Any, kept: Any) -> list[dict[str, 
     assert isinstance(learner, Coda)
     start = jax.vmap(learner.init, in_axes=(0, None))(seed_keys(0, SEEDS), job.hp)
     start = replace(start, **dict(zip(("denoiser", "fit_curve", "reward_model"), kept, strict=True)))
-    _, tree = jax.tree.flatten(start.offline)
+    _, tree = jax.tree.flatten(start.offline.base.params)
     with np.load(KEPT / f"{level}-policy.npz") as stored:
-        trained = replace(start, offline=jax.tree.unflatten(tree, [jnp.asarray(stored[n]) for n in stored.files]))
+        params = jax.tree.unflatten(tree, [jnp.asarray(stored[name]) for name in stored.files])
+    learned = replace(start.offline, base=replace(start.offline.base, params=params))
+    trained = replace(start, offline=learned)
     dataset = data.source.dataset
     rows = np.random.default_rng(0).choice(np.asarray(data.source.rows), 4096, replace=False)
     state = np.asarray(dataset.state)[rows]
