@@ -34,7 +34,7 @@ from covey.diffusion import Coda, Fields, diagnostics
 from covey.experiment import Program, seed_keys
 from covey.experiment.plot import COLOURS
 from covey.experiment.statistics import bootstrap_interval, iqm
-from covey.learners.offline import Segments
+from covey.learners.offline import Segments, gather
 
 HERE = Path(__file__).parent
 SEEDS = 5
@@ -248,10 +248,8 @@ def samples(level: str, args: CodaArgs, data: Any, kept: Any) -> list[dict[str, 
         return judge(fields, learner.act(carry, fields.obs), reward)
 
     def recorded(carry: Any) -> dict[str, jax.Array]:
-        from covey.learners.offline.segments import gather
-
         pick = jax.random.randint(carry.key, (128,), 0, data.source.starts.shape[0])
-        seen = gather(data.source, data.source.starts[pick], args.offline.horizon)
+        seen = gather(data.source, jnp.asarray(data.source.starts)[pick], args.offline.horizon)
         fields = Fields(*(x[:, :-1] for x in seen[:4]), done=seen.terminated[:, :-1].astype(jnp.float32))  # type: ignore[arg-type]
         model = learner._fitted_rewards
         assert model is not None
