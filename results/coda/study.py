@@ -325,21 +325,17 @@ def bases() -> None:
                     args,
                     learning=Learning(base=flags["base"]),
                     offline=replace(args.offline, gradient_steps=40),
-                    coda=replace(args.coda, relabel=relabel, relabel_steps=1000),
+                    coda=replace(args.coda, relabel=relabel, relabel_steps=4000),
                     numbers=CodaHyperparameters(guidance_scale=1.0, mix=0.9375),
                     model=world,
+                    hp=replace(args.hp, model_learning_rate=1e-2 if relabel == "model" else 1e-3),
                 )
                 learner, hp, data = build(args)
                 _, metrics = jax.jit(make_train(learner, 60, 1))(seed_keys(0, 5), hp, data)
                 payoff = np.asarray(metrics["eval/episode_return"])[-1, :, 0]
                 error = metrics.get("train/reward_error")
                 for seed in range(5):
-                    row = {
-                        "game": game,
-                        "base": name,
-                        "mode": mode,
-                        "rewards": "model" if relabel == "model" else "generated",
-                    }
+                    row: dict[str, Any] = {"game": game, "base": name, "mode": mode, "relabel": relabel}
                     row |= {"seed": seed, "payoff": float(payoff[seed])}
                     rows.append(row | {"reward_error": "" if error is None else float(error[-1, seed])})
                 print(game, name, mode, relabel, np.round(payoff, 3), flush=True)
