@@ -293,6 +293,16 @@ def learned(name, data, policy=TINY, hp=None, **config):
     return learner, *run(data)
 
 
+def with_junk(data):
+    """`data` with other numbers in the padding, in masked rows and in last actions and rewards."""
+    return data._replace(
+        obs=jnp.where(TEAM.own_obs, data.obs, 9.0),
+        action=jnp.where(TEAM.own_actions, data.action, 9.0).at[0, 3:].set(7.0).at[:, -1].set(7.0),
+        reward=data.reward.at[0, 3:].set(50.0).at[:, -1].set(50.0),
+        state=data.state.at[0, 4:].set(5.0),
+    )
+
+
 def same(one, other):
     return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
@@ -300,12 +310,7 @@ def same(one, other):
 @pytest.mark.parametrize("name", BASES)
 def test_padding_and_masked_rows_do_not_leak(name):
     data = segments()
-    junk = data._replace(
-        obs=jnp.where(TEAM.own_obs, data.obs, 9.0),
-        action=jnp.where(TEAM.own_actions, data.action, 9.0).at[0, 3:].set(7.0).at[:, -1].set(7.0),
-        reward=data.reward.at[0, 3:].set(50.0).at[:, -1].set(50.0),
-        state=data.state.at[0, 4:].set(5.0),
-    )
+    junk = with_junk(data)
     (_, one, metrics), (_, other, _) = (learned(name, d, replace(TINY, sharing="fups_id")) for d in (data, junk))
     assert same(one.params, other.params) and same(one.target, other.target)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((metrics, one.params)))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_offline_losses import SMALL, TEAM, TINY, Exact, batch_first, noisy, random_carry, same, segments
+from test_offline_losses import SMALL, TEAM, TINY, Exact, batch_first, noisy, random_carry, same, segments, with_junk
 
 from covey.learners.offline import OMIGA, OfflineHyperparameters, make_base
 from covey.policies import PolicyConfig
@@ -127,12 +127,7 @@ def one_update(policy=TINY, **config):
 
 def test_padding_and_masked_rows_do_not_leak():
     data = segments()
-    junk = data._replace(
-        obs=jnp.where(TEAM.own_obs, data.obs, 9.0),
-        action=jnp.where(TEAM.own_actions, data.action, 9.0).at[0, 3:].set(7.0).at[:, -1].set(7.0),
-        reward=data.reward.at[0, 3:].set(50.0).at[:, -1].set(50.0),
-        state=data.state.at[0, 4:].set(5.0),
-    )
+    junk = with_junk(data)
     _, run = one_update(replace(TINY, sharing="fups_id"), critic_input="obs")
     (_, one, metrics), (_, other, _) = run(data), run(junk)
     assert same(one.params, other.params) and same(one.target, other.target)

@@ -95,10 +95,6 @@ class OMIGA(Acting):
         """log pi_i(a_i | o_i) along a segment, [H, N], of actions [H, N, A] scaled to [-1, 1], for obs [H, N, O]."""
         return self.policies.log_prob(params, obs, action)
 
-    def actor_loss(self, params: Any, weight: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
-        """The mean over agents of L_i, and what to watch; weight exp(z_i) [H, N, B]."""
-        return self.policies.actor_loss(params, jnp.swapaxes(weight, 0, 1), batch)
-
     # --- Values ---
 
     @cached_property
@@ -118,17 +114,13 @@ class OMIGA(Acting):
     @cached_property
     def mixer(self) -> MLP:
         """The weights and the offset of a sum of local values, before the weights are made positive."""
-        seen = self.team.state_size if self.config.critic_input == "state" else int(self.team.own_obs.sum())
-        return MLP(seen, self.team.num_agents + 1, MIXER_HIDDEN_SIZES, self.policy_config.activation)
+        return MLP(self.policies.seen_size, self.team.num_agents + 1, MIXER_HIDDEN_SIZES, self.policy_config.activation)
 
     def init(self, key: jax.Array, hp: OfflineHyperparameters) -> OfflineState:
         key_actor, key_q, key_v, key_mix, key_learn = jax.random.split(key, 5)
         scheme = self.local_scheme
         params = {
-            "actor": {
-                "network": self.actor.init(key_actor),
-                "log_std": jnp.zeros(self.team.own_actions.shape, jnp.float32),
-            },
+            "actor": self.policies.init_policies(key_actor),
             "critic": {
                 "local": scheme.init(key_q, {"critic": self.local_network("q")}),
                 "mixer": FullSharing(1).init(key_mix, {"mixer": self.mixer}),
@@ -176,36 +168,24 @@ class OMIGA(Acting):
         params["critic"], optimizer["critic"], critic_norm = step(
             params["critic"], grads, optimizer["critic"], hp.critic_learning_rate, hp, one, agents
         )
-        grads, actor_metrics = jax.grad(self.actor_loss, has_aux=True)(params["actor"], regression, batch)
-        network, optimizer["network"], norm = step(
-            params["actor"]["network"], grads["network"], optimizer["network"], hp.learning_rate, hp,
-            self.actor.scheme, agents,
-        )  # fmt: skip
-        log_std, optimizer["log_std"], _ = step(
-            params["actor"]["log_std"], grads["log_std"], optimizer["log_std"], hp.learning_rate, hp, one, agents
+        params["actor"], improved, actor_metrics = self.policies.improve(
+            params["actor"], optimizer, jnp.swapaxes(regression, 0, 1), batch, hp
         )
-        params["actor"] = {"network": network, "log_std": log_std}
         target = jax.tree.map(lambda t, p: t + hp.target_rate * (p - t), carry.target, params)
         metrics |= critic_metrics | actor_metrics
-        metrics |= {"value_grad_norm": value_norm, "critic_grad_norm": critic_norm, "actor_grad_norm": norm}
-        return replace(carry, params=params, target=target, optimizer=optimizer), metrics
-
-    def seen(self, batch: Batch) -> jax.Array:
-        """What the weights of the sum depend on, [L, B, ...]."""
-        if self.config.critic_input == "state":
-            return batch.state
-        return self.team.joint_obs(jnp.swapaxes(batch.obs, 1, 2))
+        metrics |= {"value_grad_norm": value_norm, "critic_grad_norm": critic_norm}
+        return replace(carry, params=params, target=target, optimizer=optimizer | improved), metrics
 
     def target_value(self, target: Any, batch: Batch, hp: OfflineHyperparameters) -> jax.Array:
         """r + gamma (1 - terminated) V'_tot(s'), [H, B]."""
-        weights, offset = self.mix(target["critic"]["mixer"], self.seen(batch)[1:])
+        weights, offset = self.mix(target["critic"]["mixer"], self.policies.seen(batch)[1:])
         total = jnp.sum(weights * self.local("v", target["value"], batch.obs[1:]), axis=1) + offset
         reward = jnp.mean(batch.reward, axis=1)
         return jax.lax.stop_gradient(reward + jnp.where(batch.terminated, 0.0, hp.discount * total))
 
     def weighted_q(self, target: Any, batch: Batch, hp: OfflineHyperparameters) -> tuple[jax.Array, jax.Array]:
         """w'_i / alpha and Q'_i of what was done, [H, N, B] each: z_i is the first times (the second - V_i)."""
-        weights, _ = self.mix(target["critic"]["mixer"], self.seen(batch)[:-1])
+        weights, _ = self.mix(target["critic"]["mixer"], self.policies.seen(batch)[:-1])
         q = self.local("q", target["critic"]["local"], batch.obs[:-1], batch.action)
         return jax.lax.stop_gradient((weights / hp.omiga_alpha, q))
 
@@ -224,7 +204,7 @@ class OMIGA(Acting):
 
     def critic_loss(self, params: Any, goal: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
         """mean (Q_tot - goal)^2, and what to watch."""
-        weights, offset = self.mix(params["mixer"], self.seen(batch)[:-1])
+        weights, offset = self.mix(params["mixer"], self.policies.seen(batch)[:-1])
         q = jnp.sum(weights * self.local("q", params["local"], batch.obs[:-1], batch.action), axis=1) + offset
         loss = masked_mean(jnp.square(q - goal), batch.mask)
         return loss, {"critic_loss": loss, "q": masked_mean(q, batch.mask)}

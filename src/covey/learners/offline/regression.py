@@ -96,39 +96,39 @@ class IQL(Acting):
             )
 
     @cached_property
-    def _seen(self) -> int:
+    def seen_size(self) -> int:
         """How many numbers critics and values see besides actions."""
         return self.team.state_size if self.config.critic_input == "state" else int(self.team.own_obs.sum())
 
     @cached_property
     def critic(self) -> TwinCritic:
         """The critics' networks."""
-        size = self._seen + int(self.team.own_actions.sum())
+        size = self.seen_size + int(self.team.own_actions.sum())
         return TwinCritic("team", self.policy_config, self.team.num_agents, size, self.config.critic_hidden_sizes)
 
     @cached_property
     def value_network(self) -> MLP:
         """The value of a state."""
-        return MLP(self._seen, 1, self.config.critic_hidden_sizes, self.policy_config.activation)
+        return MLP(self.seen_size, 1, self.config.critic_hidden_sizes, self.policy_config.activation)
 
     def init(self, key: jax.Array, hp: OfflineHyperparameters) -> OfflineState:
         key_actor, key_critic, key_value, key_learn = jax.random.split(key, 4)
         params = {
-            "actor": {
-                "network": self.actor.init(key_actor),
-                "log_std": jnp.zeros(self.team.own_actions.shape, jnp.float32),
-            },
+            "actor": self.init_policies(key_actor),
             "critic": self.critic.init(key_critic),
             "value": FullSharing(1).init(key_value, {"value": self.value_network}),
         }
         target = {"actor": params["actor"], "critic": params["critic"]}
-        optimizer = {
-            "network": gradients.adam(hp).init(params["actor"]["network"]),
-            "log_std": gradients.adam(hp).init(params["actor"]["log_std"]),
-            "critic": gradients.adam(hp).init(params["critic"]),
-            "value": gradients.adam(hp).init(params["value"]),
-        }
+        learned = {**params["actor"], "critic": params["critic"], "value": params["value"]}
+        optimizer = {name: gradients.adam(hp).init(own) for name, own in learned.items()}
         return OfflineState(params, jax.tree.map(jnp.copy, target), optimizer, as_arrays(hp), key_learn)
+
+    def init_policies(self, key: jax.Array) -> dict[str, Any]:
+        """Parameters of the policies: their means' networks, and a log deviation for each action."""
+        return {
+            "network": self.actor.init(key),
+            "log_std": jnp.zeros(self.team.own_actions.shape, jnp.float32),
+        }
 
     def unroll(self, params: Any, obs: jax.Array, memory: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """The policies' means; see `Acting.unroll`."""
@@ -150,9 +150,7 @@ class IQL(Acting):
         hp, agents, params = carry.hp, self.team.num_agents, dict(carry.params)
         optimizer, team = dict(carry.optimizer), FullSharing(1)
         batch = self.batch(segments)
-        seen = (
-            batch.state if self.config.critic_input == "state" else self.team.joint_obs(jnp.swapaxes(batch.obs, 1, 2))
-        )  # [L, B, ...]
+        seen = self.seen(batch)  # [L, B, ...]
         taken = jnp.concatenate([seen[:-1], self.team.joint_action(jnp.swapaxes(batch.action, 1, 2))], axis=-1)
         q = jnp.min(self.q(carry.target["critic"], taken), axis=0)  # [H, B]
 
@@ -168,20 +166,34 @@ class IQL(Acting):
             params["critic"], grads, optimizer["critic"], hp.critic_learning_rate, hp, self.critic.scheme, agents, 1
         )
         weight = jax.lax.stop_gradient(jnp.minimum(jnp.exp(hp.temperature * (q - value[:-1])), LARGEST_WEIGHT))
-        grads, metrics = jax.grad(self.actor_loss, has_aux=True)(params["actor"], weight, batch)
-        network, optimizer["network"], norm = step(
-            params["actor"]["network"], grads["network"], optimizer["network"], hp.learning_rate, hp,
-            self.actor.scheme, agents,
-        )  # fmt: skip
-        log_std, optimizer["log_std"], _ = step(
-            params["actor"]["log_std"], grads["log_std"], optimizer["log_std"], hp.learning_rate, hp, team, agents
-        )
-        params["actor"] = {"network": network, "log_std": log_std}
+        params["actor"], improved, metrics = self.improve(params["actor"], optimizer, weight, batch, hp)
         target = jax.tree.map(
             lambda t, p: t + hp.target_rate * (p - t), carry.target, {k: params[k] for k in carry.target}
         )
-        metrics |= value_metrics | critic_metrics | {"critic_grad_norm": critic_norm, "actor_grad_norm": norm}
-        return replace(carry, params=params, target=target, optimizer=optimizer), metrics
+        metrics |= value_metrics | critic_metrics | {"critic_grad_norm": critic_norm}
+        return replace(carry, params=params, target=target, optimizer=optimizer | improved), metrics
+
+    def seen(self, batch: Batch) -> jax.Array:
+        """What critics and values see besides actions, [L, B, ...]."""
+        if self.config.critic_input == "state":
+            return batch.state
+        return self.team.joint_obs(jnp.swapaxes(batch.obs, 1, 2))
+
+    def improve(
+        self, params: Any, optimizer: Any, weight: jax.Array, batch: Batch, hp: OfflineHyperparameters
+    ) -> tuple[dict[str, Any], dict[str, Any], Metrics]:
+        """One step of the policies: their parameters, Adam's states of these, and what to watch. weight: of
+        `actor_loss`."""
+        agents = self.team.num_agents
+        grads, metrics = jax.grad(self.actor_loss, has_aux=True)(params, weight, batch)
+        network, network_adam, norm = step(
+            params["network"], grads["network"], optimizer["network"], hp.learning_rate, hp, self.actor.scheme, agents
+        )
+        log_std, log_std_adam, _ = step(
+            params["log_std"], grads["log_std"], optimizer["log_std"], hp.learning_rate, hp, FullSharing(1), agents
+        )
+        improved = {"network": network_adam, "log_std": log_std_adam}
+        return {"network": network, "log_std": log_std}, improved, metrics | {"actor_grad_norm": norm}
 
     def value(self, params: Any, seen: jax.Array) -> jax.Array:
         """V(s), [T, B], for what the critics see, [T, B, ...]."""
@@ -211,7 +223,8 @@ class IQL(Acting):
         return loss, {"critic_loss": loss, "q": jnp.mean(masked_mean(values, batch.mask))}
 
     def actor_loss(self, params: Any, weight: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
-        """The mean over agents of L_i, and what to watch; weight [H, B]."""
+        """The mean over agents of L_i, and what to watch; weight [H, B], or one for each
+        agent, [N, H, B]."""
         mean = self.unroll(params, batch.obs)[0][:-1]
         each = masked_mean(-weight * jnp.swapaxes(self._log_prob(params, mean, batch.action), 0, 1), batch.mask)
         gap = jnp.swapaxes(self.per_action(jnp.abs(mean - batch.action)), 0, 1)
