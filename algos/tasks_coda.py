@@ -11,7 +11,7 @@ since the paper says neither. `small` has a denoiser of one level and fewer step
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from covey.diffusion import (
 from covey.diffusion.coda import Mode
 from covey.experiment import RunConfig, cli
 from covey.experiment.cli import Job
-from covey.learners.offline import OfflineConfig, WorldModel, source
+from covey.learners.offline import OfflineConfig, WorldModel
 from envs_jax.games import polynomial
 from envs_jax.games.polynomial import PolynomialGame
 
@@ -56,13 +56,11 @@ class Args(tasks_offline.Args):
 
 def build(args: Args) -> Job:
     """The learner, its hyper-parameters and its data."""
-    offline, dataset, data = make_learner(args)
+    offline, dataset, data = make_learner(args, judge=args.coda.relabel == "model")
     team, config = offline.base.team, args.offline
     layout, diffused = diffuse(
         dataset, team, config.horizon, stride=config.stride, kind=args.generator.normaliser, knots=args.generator.knots
     )
-    if args.coda.relabel == "model":  # judged on episodes that neither model has seen
-        data = source(dataset, team, config.horizon, stride=config.stride, held_out=config.held_out)
     env, reward = args.env, None
     if isinstance(env, PolynomialGame):
         reward = lambda segments: polynomial.payoff(env, segments.action[..., 0])  # noqa: E731
@@ -102,21 +100,21 @@ def draw_paths(path: Path, game: PolynomialGame, theta: np.ndarray) -> None:
     Image.fromarray(polynomial.heat_map(game, np.swapaxes(theta, 0, 1))).save(path)
 
 
+def _with_generator(args: tasks_offline.Args, mode: Mode) -> Args:
+    """An offline learner's settings, with a generator's defaults."""
+    return Args(**{f.name: getattr(args, f.name) for f in fields(args)}, coda=CodaConfig(mode))
+
+
 def polynomial_game(env: PolynomialGame, mode: Mode) -> dict[str, Args]:
     """A polynomial game whose payoff is known, from the paper's start."""
     learned = tasks_offline.polynomial_game(env)["small"]
     offline = OfflineConfig(horizon=1, batch_size=64, gradient_steps=1, eval_episodes=1)
-    paper = Args(
-        env,
-        Learning(base="analytic", initial=(-0.64, 0.65)),
-        GameData(),
-        learned.policy,
-        learned.critic,
-        offline,
-        learned.model,
-        learned.hp,
-        RunConfig(num_seeds=16, num_updates=150, num_evaluations=150, chunks=1),
-        CodaConfig(mode),
+    paper = replace(
+        _with_generator(learned, mode),
+        learning=Learning(base="analytic", initial=(-0.64, 0.65)),
+        game=GameData(),
+        offline=offline,
+        run=RunConfig(num_seeds=16, num_updates=150, num_evaluations=150, chunks=1),
         unet=UNetConfig(features=32),
     )
     small = replace(
@@ -134,17 +132,10 @@ def polynomial_game(env: PolynomialGame, mode: Mode) -> dict[str, Args]:
 def robot(env: Any, dataset: Path | None, mode: Mode) -> dict[str, Args]:
     """A robot, or any other environment, with a dataset."""
     paper, small = (tasks_offline.robot(env, dataset)[scale] for scale in ("paper", "small"))
-    paper = Args(
-        env,
-        paper.learning,
-        paper.game,
-        paper.policy,
-        paper.critic,
-        replace(paper.offline, gradient_steps=5000),
-        paper.model,
-        paper.hp,
-        RunConfig(num_seeds=16, num_updates=60, num_evaluations=30),
-        CodaConfig(mode),
+    paper = replace(
+        _with_generator(paper, mode),
+        offline=replace(paper.offline, gradient_steps=5000),
+        run=RunConfig(num_seeds=16, num_updates=60, num_evaluations=30),
         numbers=CodaHyperparameters(mix=0.9375),
         fit=FitHyperparameters(fit_learning_rate=1e-3),
     )

@@ -118,13 +118,16 @@ class Args:
     run: RunConfig = RunConfig(num_seeds=16, num_updates=300, num_evaluations=30)
 
 
-def make_learner(args: Args) -> tuple[Offline, Dataset, Source]:
-    """The program of the learner that is asked for, its dataset, and that dataset as it draws from it."""
+def make_learner(args: Args, judge: bool = False) -> tuple[Offline, Dataset, Source]:
+    """The program of the learner that is asked for, its dataset, and that dataset as it draws from it.
+
+    judge: hold out episodes to judge a model by, as is done anyway for a world model.
+    """
     if args.run.num_updates is None:
         raise ValueError("num_updates is None; an offline learner takes no environment steps, so it needs a number")
     config, found, base = args.offline, dataset(args), _base(args)
     model = WorldModel(base.team, args.model) if args.model.rollouts else None
-    held_out = config.held_out if model else 0.0
+    held_out = config.held_out if model or judge else 0.0
     data = source(found, base.team, config.horizon, stride=config.stride, held_out=held_out)
     return Offline(args.env, base, config, model, num_segments=len(data.starts)), found, data
 

@@ -35,6 +35,7 @@ from covey.experiment import Program, seed_keys
 from covey.experiment.plot import COLOURS
 from covey.experiment.statistics import bootstrap_interval, iqm
 from covey.learners.offline import Segments, gather
+from results.coda.study import figure, write
 
 HERE = Path(__file__).parent
 SEEDS = 5
@@ -242,18 +243,14 @@ def samples(level: str, args: CodaArgs, data: Any, kept: Any) -> list[dict[str, 
     def generated(carry: Any, scale: jax.Array) -> dict[str, jax.Array]:
         carry = replace(carry, coda=replace(carry.coda, guidance_scale=scale))
         fields = learner.generate(carry, data, carry.key, 128)
-        model = learner._fitted_rewards
-        assert model is not None
-        reward = model.reward(carry.reward_model, fields.segments())[:, :-1]
+        reward = learner.rewards(carry, fields.segments())["model"][:, :-1]
         return judge(fields, learner.act(carry, fields.obs), reward)
 
     def recorded(carry: Any) -> dict[str, jax.Array]:
         pick = jax.random.randint(carry.key, (128,), 0, data.source.starts.shape[0])
         seen = gather(data.source, jnp.asarray(data.source.starts)[pick], args.offline.horizon)
         fields = Fields(*(x[:, :-1] for x in seen[:4]), done=seen.terminated[:, :-1].astype(jnp.float32))  # type: ignore[arg-type]
-        model = learner._fitted_rewards
-        assert model is not None
-        return judge(fields, learner.act(carry, fields.obs), model.reward(carry.reward_model, seen)[:, :-1])
+        return judge(fields, learner.act(carry, fields.obs), learner.rewards(carry, seen)["model"][:, :-1])
 
     sweep = jax.jit(jax.vmap(lambda c: jax.lax.map(partial(generated, c), jnp.asarray(SCALES))))
     real = jax.jit(jax.vmap(recorded))
@@ -278,15 +275,6 @@ def read(name: str) -> list[dict[str, Any]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def write(name: str, rows: list[dict[str, Any]]) -> None:
-    """A table in this folder."""
-    shown = [{k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
-    with (HERE / name).open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(shown[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(shown)
 
 
 def summarise() -> None:
@@ -316,19 +304,10 @@ def summarise() -> None:
     _draw_samples(read("mamujoco_samples.csv"))
 
 
-def _figure(columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(size[0] * columns, size[1]), dpi=100, layout="constrained")
-    FigureCanvasAgg(drawn)
-    return drawn, drawn.subplots(1, columns, squeeze=False)[0]
-
-
 def _draw_returns(rows: list[dict[str, Any]], table: list[dict[str, Any]]) -> None:
     """Intervals per variant; a dot for each seed."""
     levels = list(dict.fromkeys(row["dataset"] for row in table))
-    drawn, axes = _figure(len(levels), (5.2, 0.32 * len(VARIANTS) + 0.9))
+    drawn, [axes] = figure(len(levels), size=(5.2, 0.32 * len(VARIANTS) + 0.9))
     order = [v for v in VARIANTS if any(row["variant"] == v for row in table)]
     for ax, level in zip(axes, levels, strict=True):
         for line in (row for row in table if row["dataset"] == level):
@@ -358,7 +337,7 @@ def _draw_samples(rows: list[dict[str, Any]]) -> None:
         "policy_distance": "distance to the policy", "dynamics_error": "dynamics error (deviations)",
         "reward_error": "reward error (dashed: by the model)", "support_distance": "distance to the data (deviations)",
     }  # fmt: skip
-    drawn, axes = _figure(len(panels), (3.8, 3.4))
+    drawn, [axes] = figure(len(panels), size=(3.8, 3.4))
     pairs = list(dict.fromkeys((row["dataset"], row["policy"]) for row in rows))
     for ax, (key, label) in zip(axes, panels.items(), strict=True):
         for k, pair in enumerate(pairs):

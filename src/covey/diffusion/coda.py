@@ -227,9 +227,11 @@ class Coda:
         made, metrics = [], {}
         if self.config.mode != "none":
             fields = self.generate(carry, data, key_sample, self.config.num_samples)
+            segments = fields.segments()
+            rewards = self.rewards(carry, segments)
+            metrics = self.sample_metrics(carry, fields, rewards)
             share = jnp.where(carry.offline.update < self.config.burn_in, 0.0, carry.coda.mix)
-            made = [Made(self._relabelled(carry, fields.segments()), share)]
-            metrics = self.sample_metrics(carry, fields)
+            made = [Made(self._relabelled(segments, rewards), share)]
         offline, learned = self.offline.update(carry.offline, data.source, made)
         return replace(carry, offline=offline, key=key), metrics | learned
 
@@ -261,6 +263,15 @@ class Coda:
             lambda obs, action: jax.vmap(lambda o, a: own(params, o, base.team.to_unit(a)))(obs, action)
         )
 
+    def rewards(self, carry: CodaCarry, segments: Segments) -> dict[str, jax.Array]:
+        """What else is known of segments' rewards, [B, L, N] each: by `true` and by `model`, where there is such."""
+        known = {}
+        if self.reward is not None:
+            known["true"] = self.reward(segments)
+        if self._fitted_rewards is not None:
+            known["model"] = self._fitted_rewards.reward(carry.reward_model, segments)
+        return known
+
     @cached_property
     def _fitted_rewards(self) -> WorldModel | None:
         """The model that relabels, whose `fit` is the whole of it."""
@@ -269,13 +280,9 @@ class Coda:
         config = replace(self.reward_model.config, model_steps=self.config.relabel_steps)
         return replace(self.reward_model, config=config)
 
-    def _relabelled(self, carry: CodaCarry, segments: Segments) -> Segments:
-        if self._fitted_rewards is not None:
-            return segments._replace(reward=self._fitted_rewards.reward(carry.reward_model, segments))
-        if self.config.relabel == "true":
-            assert self.reward is not None
-            return segments._replace(reward=self.reward(segments))
-        return segments
+    def _relabelled(self, segments: Segments, rewards: dict[str, jax.Array]) -> Segments:
+        relabel = self.config.relabel
+        return segments if relabel == "none" else segments._replace(reward=rewards[relabel])
 
     def _condition(self, carry: CodaCarry, data: CodaData) -> jax.Array:
         """What the denoiser is asked for, [D]."""
@@ -290,8 +297,9 @@ class Coda:
         described = jnp.average(acted, axis=(0, 1), weights=weights).reshape(-1)[actions]
         return data.diffused.normaliser.forward(described, tuple(int(i) for i in where))
 
-    def sample_metrics(self, carry: CodaCarry, fields: Fields) -> Metrics:
-        """What to know of generated segments: how close to the policies, how far from the truth."""
+    def sample_metrics(self, carry: CodaCarry, fields: Fields, rewards: dict[str, jax.Array]) -> Metrics:
+        """What to know of generated segments: how close to the policies, how far from the truth, or from the model if
+        that is all that is known. rewards: see there."""
         mask = self.layout.action_mask
         act = self.act(carry, fields.obs)
         losses = carry.fit_curve[-1]
@@ -302,10 +310,8 @@ class Coda:
             "fit_loss": losses[0],
             "fit_validation_loss": losses[1],
         }
-        truth, name = self.reward, "reward_error"
-        if truth is None and self._fitted_rewards is not None:
-            truth, name = partial(self._fitted_rewards.reward, carry.reward_model), "reward_disagreement"
-        if truth is not None:
-            rewards = truth(fields.segments())[:, :-1]
-            metrics[name] = diagnostics.reward_error(fields.reward, rewards)
+        for known, name in (("true", "reward_error"), ("model", "reward_disagreement")):
+            if known in rewards:
+                metrics[name] = diagnostics.reward_error(fields.reward, rewards[known][:, :-1])
+                break
         return metrics

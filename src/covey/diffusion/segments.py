@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from covey.data.dataset import Dataset, window_starts
+from covey.data.dataset import Dataset
 from covey.diffusion import normaliser
 from covey.diffusion.normaliser import Normaliser, NormaliserName
-from covey.learners.offline.segments import Segments, Team, from_rows
+from covey.learners.offline.segments import Segments, Team, from_rows, full_starts
 
 
 class Fields(NamedTuple):
@@ -138,10 +138,7 @@ def diffuse(
     """
     if not 0 <= validation < 1:
         raise ValueError(f"validation is {validation}; allowed: a number in [0, 1)")
-    try:
-        starts = window_starts(dataset, horizon, stride)
-    except ValueError as error:
-        raise ValueError(f"horizon {horizon} with stride {stride}: {error}") from None
+    starts = full_starts(dataset, horizon, stride)
     reward = np.asarray(dataset.reward)
     common = bool((reward == reward[:, :1]).all())
     layout = Layout.of(team, common)

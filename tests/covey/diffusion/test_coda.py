@@ -167,7 +167,8 @@ def test_relabelled_rewards_are_the_true_ones_or_nearly():
         hp = replace(hp, base=replace(hp.base, model_learning_rate=1e-2))
         carry = jax.jit(learner.prepare)(learner.init(jax.random.key(0), hp), data)
         made = learner.generate(carry, data, jax.random.key(1), 64).segments()
-        error = jnp.abs(learner._relabelled(carry, made).reward - learner.reward(made))[:, 0]
+        relabelled = learner._relabelled(made, learner.rewards(carry, made))
+        error = jnp.abs(relabelled.reward - learner.reward(made))[:, 0]
         assert error.mean() < bound < jnp.abs(made.reward - learner.reward(made))[:, 0].mean(), relabel
 
 

@@ -150,10 +150,7 @@ def source(
     check_dataset(dataset, team)
     if not 0 <= held_out < 1:
         raise ValueError(f"held_out is {held_out}; allowed: a number in [0, 1)")
-    try:
-        starts = window_starts(dataset, horizon, stride)
-    except ValueError as error:
-        raise ValueError(f"horizon {horizon} with stride {stride}: {error}") from None
+    starts = full_starts(dataset, horizon, stride)
     first, mask = np.asarray(dataset.start, np.int64), np.asarray(dataset.mask)
     usable = np.add.reduceat(mask, first, dtype=np.int64)
     starts = np.union1d(starts, first[(usable > 0) & (usable < horizon)])
@@ -168,6 +165,14 @@ def source(
         raise ValueError(f"held_out is {held_out}; allowed: a share that leaves segments to learn from")
     judged = judged if len(judged) else rows
     return Source(dataset, *(x.astype(np.int32) for x in (starts, rows, judged)))  # type: ignore[arg-type]
+
+
+def full_starts(dataset: Dataset, horizon: int, stride: int) -> np.ndarray:
+    """`window_starts`, whose complaint names the settings that it is about."""
+    try:
+        return window_starts(dataset, horizon, stride)
+    except ValueError as error:
+        raise ValueError(f"horizon {horizon} with stride {stride}: {error}") from None
 
 
 def check_dataset(dataset: Dataset, team: Team) -> None:
