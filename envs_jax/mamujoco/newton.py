@@ -6,12 +6,17 @@ Here the environments are the last axis of all arrays, so that each operation is
 when all environments are done, and computes no Hessian that it does not use. The steps are those of MJX 3.17
 (`solve` and `_linesearch` in its `solver.py`, Apache-2.0) for limits and pyramidal cones; tests hold the results to
 MJX's. With other constraints MJX's own solver runs.
+
+The inertia's equations are solved the same way, in place of MJX's `factor_m` and `solve_m`: each factor of theirs is
+used once. That no LAPACK is left is also what keeps programs alive: jaxlib's batched LAPACK calls (seen with 0.10.2)
+hand their batch to the thread pool that they run in and wait for it, so that on two cores two at a time wait for ever.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -20,10 +25,11 @@ import jax.numpy as jnp
 
 with contextlib.redirect_stdout(io.StringIO()):  # MJX prints that it has no warp
     from mujoco import mjx
-    from mujoco.mjx._src import solver, support
+    from mujoco.mjx._src import smooth, solver, support
 
 _MINVAL = 1e-15  # mujoco.mjMINVAL
 _theirs = solver.solve
+_factor_theirs, _solve_theirs = smooth.factor_m, smooth.solve_m
 
 
 def solve(m: Any, d: Any) -> Any:
@@ -48,6 +54,16 @@ def solve(m: Any, d: Any) -> Any:
     return d.tree_replace({"qacc": qacc, "qfrc_constraint": qfrc, "_impl.efc_force": rows})
 
 
+def factor_m(m: Any, d: Any) -> Any:
+    """`d` ready for `solve_m`: its inertia itself in the place of a factor."""
+    return _factor_theirs(m, d) if support.is_sparse(m) else d.tree_replace({"_impl.qLD": d._impl.M})
+
+
+def solve_m(m: Any, d: Any, x: jax.Array) -> jax.Array:
+    """The inverse inertia [V, V] times x [V]."""
+    return _solve_theirs(m, d, x) if support.is_sparse(m) else _inertia(d._impl.qLD, x)[0]
+
+
 class _Problem(NamedTuple):
     """Accelerations that minimise the Gauss cost and that of constraints, for R rows and V degrees of freedom.
 
@@ -68,13 +84,15 @@ class _Problem(NamedTuple):
 
 @lru_cache
 def _solver(iterations: int, ls_iterations: int) -> Any:
-    """The solver as a function of a problem's parts; a `vmap` of it puts the environments last."""
+    """The solver as a function of a problem's parts."""
+    return _last(lambda *values: _solve_last(iterations, ls_iterations, _Problem(*values)))
 
-    def run(*values: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        return _solve_last(iterations, ls_iterations, _Problem(*values))
+
+def _last(run: Callable[..., tuple[jax.Array, ...]]) -> Any:
+    """`run`, a `vmap` of which puts the environments last."""
 
     @jax.custom_batching.custom_vmap
-    def one(*values: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def one(*values: jax.Array) -> tuple[jax.Array, ...]:
         return run(*values)
 
     @one.def_vmap
@@ -83,7 +101,8 @@ def _solver(iterations: int, ls_iterations: int) -> Any:
             jnp.moveaxis(x, 0, -1) if b else jnp.broadcast_to(jnp.asarray(x)[..., None], (*jnp.shape(x), size))
             for x, b in zip(values, batched, strict=True)
         ]
-        return tuple(jnp.moveaxis(x, -1, 0) for x in run(*last)), (True, True, True)
+        found = tuple(jnp.moveaxis(x, -1, 0) for x in run(*last))
+        return found, (True,) * len(found)
 
     return one
 
@@ -187,6 +206,9 @@ def _solve_spd(matrix: jax.Array, vector: jax.Array) -> jax.Array:
         known = _dot(column[1:-1], jnp.stack(x)) if x else 0
         x.insert(0, (column[-1] - known) / column[0])
     return jnp.stack(x)
+
+
+_inertia = _last(lambda matrix, vector: (_solve_spd(matrix, vector),))
 
 
 # --- Along a line ---

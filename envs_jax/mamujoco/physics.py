@@ -23,7 +23,7 @@ import numpy as np
 
 with contextlib.redirect_stdout(io.StringIO()):  # MJX prints that it has no warp
     from mujoco import mjx
-    from mujoco.mjx._src import collision_driver, solver
+    from mujoco.mjx._src import collision_driver, smooth, solver
     from mujoco.mjx._src.collision_primitive import _plane_sphere, collider
 
 from envs_jax.mamujoco import newton
@@ -229,13 +229,15 @@ def _corrected() -> Any:
 
 @contextlib.contextmanager
 def _as_here() -> Iterator[None]:
-    """Traces MJX with the frame above and our solver; other users of MJX in this process keep theirs."""
+    """Traces MJX with the frame above and our solvers; other users of MJX in this process keep theirs."""
     table = collision_driver._COLLISION_FUNC
     key = (mjx.GeomType.PLANE, mjx.GeomType.CAPSULE)
     with _LOCK:
-        theirs = table[key], solver.solve
-        table[key], solver.solve = _corrected(), newton.solve
+        theirs = table[key], solver.solve, smooth.factor_m, smooth.solve_m
+        table[key], solver.solve, smooth.factor_m, smooth.solve_m = (
+            _corrected(), newton.solve, newton.factor_m, newton.solve_m,
+        )  # fmt: skip
         try:
             yield
         finally:
-            table[key], solver.solve = theirs
+            table[key], solver.solve, smooth.factor_m, smooth.solve_m = theirs

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import envs_jax
 from envs_jax.mamujoco import models, newton, physics
 from envs_jax.mamujoco.env import MaMujoco
 from envs_jax.mamujoco.options import FAITHFUL, FAST, Physics
@@ -103,7 +104,7 @@ def test_mjx_keeps_its_own_frame_for_others():
 def test_our_newton_is_mjxs():
     """Of one environment, of several and of several times several, at any number of iterations; to rounding."""
     from mujoco import mjx
-    from mujoco.mjx._src import solver
+    from mujoco.mjx._src import smooth, solver
 
     with jax.enable_x64(True):
         env = compare.make("hopper", "float64")
@@ -122,12 +123,27 @@ def test_our_newton_is_mjxs():
             for name in ("qacc", "qfrc_constraint"):
                 a, b = getattr(got, name), getattr(expected, name)
                 np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8 * np.abs(b).max(), err_msg=f"{name} {iterations}")
+        inertia = [
+            jax.jit(jax.vmap(lambda d, by=by: by.solve_m(model, by.factor_m(model, d), d.qvel)))(datas)
+            for by in (newton, smooth)
+        ]
+        np.testing.assert_allclose(*inertia, rtol=1e-9, atol=1e-9)
         one = jax.jit(lambda d: newton.solve(model, d).qacc)(jax.tree.map(lambda x: x[0], datas))
         several = jax.vmap(jax.vmap(lambda d: newton.solve(model, d).qacc))
         many = jax.jit(several)(jax.tree.map(lambda x: x.reshape(2, 3, *x.shape[1:]), datas))
         expected = jax.jit(jax.vmap(lambda d: solver.solve(model, d).qacc))(datas)
         np.testing.assert_allclose(one, expected[0], rtol=1e-8, atol=1e-6)
         np.testing.assert_allclose(many.reshape(6, -1), expected, rtol=1e-8, atol=1e-6)
+
+
+@pytest.mark.parametrize("robot", ["halfcheetah", "ant"])
+def test_no_lapack_is_called(robot):
+    """Two batched LAPACK calls at a time lock up a program on two cores (see `envs_jax.mamujoco.newton`)."""
+    env = envs_jax.make(f"mamujoco/{robot}")
+    states = jax.eval_shape(jax.vmap(env.init), jax.random.split(jax.random.key(0), 64))
+    actions = jnp.zeros((64, env.num_agents, *env.action_space().shape))
+    step = jax.jit(jax.vmap(env.transition)).lower(jax.random.split(jax.random.key(1), 64), states, actions)
+    assert "lapack" not in step.as_text()
 
 
 def test_other_constraints_are_left_to_mjx(monkeypatch):
