@@ -62,6 +62,10 @@ def build(args: Args) -> Job:
         dataset, team, config.horizon, stride=config.stride, kind=args.generator.normaliser, knots=args.generator.knots
     )
     env, reward = args.env, None
+    if args.numbers.distrust > 0 and args.coda.relabel == "none" and not isinstance(env, PolynomialGame):
+        raise ValueError(
+            f"distrust is {args.numbers.distrust:g}, but rewards have no judge; allowed: with --relabel model"
+        )
     if isinstance(env, PolynomialGame):
         reward = lambda segments: polynomial.payoff(env, segments.action[..., 0])  # noqa: E731
     learner = Coda(

@@ -39,7 +39,7 @@ from results.coda.study import figure, write
 
 HERE = Path(__file__).parent
 SEEDS = 5
-FIT_STEPS = 5000
+FIT_STEPS, FIT_BATCH = 20_000, 128
 KEPT = Path("runs/reproduce/coda-mamujoco")
 SCALES = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 
@@ -83,6 +83,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "policy, rewards by model": GUIDED | {"relabel": "model"},
     "policy, BC on real": GUIDED | {"bc_on": "real"},
     "policy, both": GUIDED | {"relabel": "model", "bc_on": "real"},
+    "policy, both, distrust 1": GUIDED | {"relabel": "model", "bc_on": "real", "distrust": 1.0},
     "policy, true rewards, BC on real": GUIDED | {"relabel": "true", "bc_on": "real"},
     "policy, scale 3": GUIDED | {"guidance_scale": 3.0},
     "policy, share 15/16": GUIDED | {"mix": 0.9375},
@@ -136,7 +137,8 @@ def true_reward(env: Any, segments: Segments) -> jax.Array:
 def fitted(level: str) -> tuple[CodaArgs, Any, Any]:
     """Settings, data, and for all seeds the denoiser, its losses, and the model of rewards."""
     args = _changed(settings(level), mode="policy", relabel="model", relabel_steps=4000)
-    args = replace(args, generator=replace(args.generator, fit_steps=FIT_STEPS))
+    generator = replace(args.generator, fit_steps=FIT_STEPS, fit_batch_size=FIT_BATCH)
+    args = replace(args, generator=generator, fit=replace(args.fit, ema_decay=0.999))
     job = build(args)
     learner, data = job.learner, job.data
     assert isinstance(learner, Coda)
@@ -232,6 +234,7 @@ def samples(level: str, args: CodaArgs, data: Any, kept: Any) -> list[dict[str, 
             "policy_distance": diagnostics.policy_distance(acted, fields.action),
             "log_prob": diagnostics.action_log_prob(acted, fields.action),
             "dynamics_error": jnp.sqrt(jnp.mean(jnp.square(error))),
+            "dynamics_error_median": jnp.median(jnp.abs(error)),
             "reward_error": diagnostics.reward_error(fields.reward, reward[..., None]),
             "model_reward_error": diagnostics.reward_error(model_reward, reward[..., None]),
             "support_distance": jnp.mean(

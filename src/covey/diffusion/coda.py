@@ -88,11 +88,15 @@ class CodaHyperparameters:
     """Weight of classifier-free guidance, w; 0 for the conditional denoiser as it is."""
     mix: float = 1.0
     """Share of generated segments in a minibatch, alpha."""
+    distrust: float = 0.0
+    """How fast that share falls with the error e of generated rewards: alpha exp(-distrust e), anew in each round. e is
+    the mean |r - R| over deviations of the data's rewards, and R is true or the model's, see `relabel`; without either,
+    and with 0, the share is constant."""
     return_target: float = 1.5
     """The reward that mode `q` asks for, in standard deviations above the data's median."""
 
     def __post_init__(self) -> None:
-        check_numbers(self, ("guidance_scale", "cfg_scale"), lambda x: x >= 0, "a number of at least 0")
+        check_numbers(self, ("guidance_scale", "cfg_scale", "distrust"), lambda x: x >= 0, "a number of at least 0")
         check_numbers(self, ("mix",), lambda x: 0 <= x <= 1, "a number in [0, 1]")
 
 
@@ -230,7 +234,11 @@ class Coda:
             segments = fields.segments()
             rewards = self.rewards(carry, segments)
             metrics = self.sample_metrics(carry, fields, rewards)
-            share = jnp.where(carry.offline.update < self.config.burn_in, 0.0, carry.coda.mix)
+            error = metrics.get("reward_error", metrics.get("reward_disagreement", jnp.float32(0.0)))
+            spread = jnp.maximum(jnp.std(data.source.dataset.reward), 1e-6)
+            share = carry.coda.mix * jnp.exp(-carry.coda.distrust * error / spread)
+            share = jnp.where(carry.offline.update < self.config.burn_in, 0.0, share)
+            metrics["generated_share"] = share
             made = [Made(self._relabelled(segments, rewards), share)]
         offline, learned = self.offline.update(carry.offline, data.source, made)
         return replace(carry, offline=offline, key=key), metrics | learned

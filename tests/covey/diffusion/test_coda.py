@@ -90,6 +90,19 @@ def test_mix_and_burn_in_say_whose_actions_are_learned_from():
     assert (np.abs(mean[1, 0]) < 0.25).all() and (mean[1, 1] < -0.3).all()
 
 
+def test_the_share_falls_with_the_error_of_generated_rewards():
+    """alpha exp(-distrust e), a leaf: seeds 0 and 1 are the same run otherwise."""
+    learner, hp, data = job("policy", learning=Learning(base="analytic", initial=(-0.64, -0.65)))
+    swept = jax.tree.map(lambda x: jnp.full(2, x, jnp.float32), hp)
+    swept = replace(swept, coda=replace(swept.coda, mix=jnp.full(2, 0.8), distrust=jnp.array([0.0, 2.0])))
+    keys = jax.tree.map(lambda x: jnp.concatenate([x, x]), seed_keys(0, 1))
+    _, metrics = jax.jit(make_train(learner, 1, 1))(keys, swept, data)
+    share, error = (np.asarray(metrics[f"train/{name}"])[0] for name in ("generated_share", "reward_error"))
+    spread = np.asarray(data.source.dataset.reward).std()
+    assert share[0] == np.float32(0.8) and error[0] == error[1] > 0.05
+    assert np.isclose(share[1], 0.8 * np.exp(-2.0 * error[1] / spread), rtol=1e-5)
+
+
 def test_denoiser_is_fitted_once_whatever_the_chunks():
     """`prepare` runs before the first update and never again."""
 
