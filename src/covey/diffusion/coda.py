@@ -234,7 +234,8 @@ class Coda:
             segments = fields.segments()
             rewards = self.rewards(carry, segments)
             metrics = self.sample_metrics(carry, fields, rewards)
-            error = metrics.get("reward_error", metrics.get("reward_disagreement", jnp.float32(0.0)))
+            known = [metrics[name] for name in ("reward_error", "reward_disagreement") if name in metrics]
+            error = known[0] if known else 0.0
             spread = jnp.maximum(jnp.std(data.source.dataset.reward), 1e-6)
             share = carry.coda.mix * jnp.exp(-carry.coda.distrust * error / spread)
             share = jnp.where(carry.offline.update < self.config.burn_in, 0.0, share)
