@@ -21,7 +21,6 @@ from envs_jax.mamujoco.options import Physics
 from envs_jax.mamujoco.physics import Bodies
 from envs_jax.mamujoco.robots import Places, Robot, Transition, robot_rules
 from envs_jax.mamujoco.views import Views, make_views
-from envs_jax.mamujoco.xla import avoid_deadlock
 from envs_jax.spaces import Box
 
 Randomise = Callable[[jax.Array, Any], Mapping[str, jax.Array]]
@@ -84,7 +83,6 @@ class MaMujoco(MultiAgentEnv):
     Deviations from MaMuJoCo: CoupledHalfCheetah's and ManySegmentAnt's agents see and drive their own joints (there
     they do not), a humanoid's `abdomen_y` and `abdomen_z` show their own joints instead of each other's, Reacher's
     target is drawn in its disc directly, the humanoids' solver is Newton instead of PGS, Pusher is left out.
-    On CPUs with few cores, make the first environment before JAX's first computation: see `xla`.
     """
 
     num_agents: int = 0
@@ -113,7 +111,6 @@ class MaMujoco(MultiAgentEnv):
     arrays, by field ("body_mass", "geom_friction"), drawn for each environment and episode."""
 
     def __post_init__(self) -> None:
-        avoid_deadlock()
         object.__setattr__(self, "partition", partitions.freeze(self.partition))
         robot_rules(self.robot, self.version)
         if self.obsk is not None and self.obsk < 0:
