@@ -8,8 +8,8 @@ actions. Programs of a robot take turns within one process. PYTHON is an interpr
 processes step, draw no pictures and reset where an episode ends. `rollout` gives states only: no observations, no
 rewards, no resets, with the options that Gymnasium has. One environment step is `frame_skip` physics steps.
 
-XLA's CPU backend spreads a step of all environments over cores only here and there. With `--devices` the CPU counts as
-so many devices, and each has its share of the environments: rows named `fast, 2 devices`.
+On a CPU with few cores a step of all environments takes one core (see `envs_jax.mamujoco.xla`). With `--devices` the
+CPU counts as so many devices, and each has its share of the environments: rows named `fast, 2 devices`.
 """
 
 from __future__ import annotations

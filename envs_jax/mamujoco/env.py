@@ -21,6 +21,7 @@ from envs_jax.mamujoco.options import Physics
 from envs_jax.mamujoco.physics import Bodies
 from envs_jax.mamujoco.robots import Places, Robot, Transition, robot_rules
 from envs_jax.mamujoco.views import Views, make_views
+from envs_jax.mamujoco.xla import prefer_whole_kernels
 from envs_jax.spaces import Box
 
 Randomise = Callable[[jax.Array, Any], Mapping[str, jax.Array]]
@@ -83,6 +84,7 @@ class MaMujoco(MultiAgentEnv):
     Deviations from MaMuJoCo: CoupledHalfCheetah's and ManySegmentAnt's agents see and drive their own joints (there
     they do not), a humanoid's `abdomen_y` and `abdomen_z` show their own joints instead of each other's, Reacher's
     target is drawn in its disc directly, the humanoids' solver is Newton instead of PGS, Pusher is left out.
+    On CPUs with few cores the first environment is best made before JAX's first computation: see `xla`.
     """
 
     num_agents: int = 0
@@ -111,6 +113,7 @@ class MaMujoco(MultiAgentEnv):
     arrays, by field ("body_mass", "geom_friction"), drawn for each environment and episode."""
 
     def __post_init__(self) -> None:
+        prefer_whole_kernels()
         object.__setattr__(self, "partition", partitions.freeze(self.partition))
         robot_rules(self.robot, self.version)
         if self.obsk is not None and self.obsk < 0:

@@ -48,6 +48,34 @@ def test_importing_envs_jax_does_not_import_mujoco():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+FLAG = "--xla_disable_hlo_passes=cpu-parallel-task-assigner"
+
+
+@pytest.mark.parametrize(
+    ("first", "environ", "flags"),
+    [
+        ("", {"NPROC": "2"}, FLAG),
+        (
+            "",
+            {"NPROC": "2", "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false"},
+            "--xla_cpu_use_fusion_emitters=false " + FLAG,
+        ),
+        ("", {"NPROC": "2", "XLA_FLAGS": "--xla_disable_hlo_passes=fusion"}, "--xla_disable_hlo_passes=fusion"),
+        ("", {"NPROC": "8"}, ""),
+        ("jax.devices()", {"NPROC": "2"}, ""),
+    ],
+)
+def test_few_cores_get_the_flag_that_keeps_kernels_whole(first, environ, flags):
+    script = (
+        f"import os, jax, envs_jax, envs_jax.mamujoco.env\n{first}\nbefore = os.environ.get('XLA_FLAGS')\n"
+        f"assert before == {environ.get('XLA_FLAGS')!r}, 'importing sets no flag'\n"
+        "for _ in range(2):\n    envs_jax.make('mamujoco/swimmer')\n"
+        f"assert os.environ.get('XLA_FLAGS', '') == {flags!r}, os.environ['XLA_FLAGS']\n"
+    )
+    clean = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "NPROC")}
+    subprocess.run([sys.executable, "-c", script], check=True, env=clean | {"JAX_PLATFORMS": "cpu"} | environ)
+
+
 # --- Neighbours ---
 
 
