@@ -2,6 +2,8 @@
 
     python benchmarks/hypermarl.py parameters      # parameters against the number of agents; counts, exact
     python benchmarks/hypermarl.py gradients       # how noisy policy gradients are under each sharing scheme
+    python benchmarks/hypermarl.py conflict        # whether agents' policy gradients oppose each other
+    python benchmarks/hypermarl.py snd             # how differently agents act after the toy and Dispersion studies
     python benchmarks/hypermarl.py speed           # time and memory of recurrent policies for 2 to 512 agents
     python benchmarks/hypermarl.py unseen          # an agent that training left out: its embedding alone is fitted
     python benchmarks/hypermarl.py embeddings      # cosine distances of embeddings after the Navigation study
@@ -11,9 +13,10 @@ Each writes a table of its name in results/hypermarl.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,12 +30,14 @@ from safetensors.numpy import load_file
 from timing import compile_once, time_calls, write_table
 
 from algos.tasks import TASKS
-from covey.experiment import make_train, seed_keys
+from covey.experiment import make_train, seed_keys, study
+from covey.experiment.checkpoint import from_arrays
 from covey.experiment.program import Program
 from covey.experiment.statistics import bootstrap_interval, iqm
 from covey.learners.base import Metrics
 from covey.learners.losses import normalize
 from covey.learners.ppo import PPO, Batch, PPOCarry
+from covey.metrics import diversity as snd
 from covey.metrics import embeddings, gradients
 from covey.policies import ActorCritic, PolicyConfig
 from covey.policies.hypernet import Hypernetwork
@@ -52,18 +57,22 @@ VARIANTS = {
 class Args:
     """What to measure."""
 
-    what: tyro.conf.Positional[Literal["parameters", "speed", "gradients", "unseen", "embeddings"]]
+    what: tyro.conf.Positional[Literal["parameters", "speed", "gradients", "conflict", "snd", "unseen", "embeddings"]]
     """The table to write."""
-    runs: Path = Path("runs/studies/navigation-small")
-    """embeddings: the folder of the study's runs."""
+    runs: Path = Path("runs/studies")
+    """snd, embeddings: where the studies' runs are."""
+    studies: tuple[str, ...] = ("toy", "dispersion")
+    """snd: whose runs, of their small variants."""
     games: tuple[Literal["specialisation", "synchronisation"], ...] = ("specialisation", "synchronisation")
-    """unseen: which games."""
+    """conflict, unseen: which games."""
+    agents: tuple[int, ...] = (2, 4, 8)
+    """conflict: numbers of agents."""
     repeats: int = 7
     """speed: rounds of three calls each."""
     seeds: int = 10
-    """gradients, unseen: seeds 0, 1, ... of each row."""
+    """gradients, conflict, unseen: seeds 0, 1, ... of each row."""
     updates: int = 20
-    """gradients: PPO updates, each of which is measured before it is made."""
+    """gradients: PPO updates, each of which is measured before it is made (conflict: all of the game's preset)."""
     minibatches: int = 8
     """gradients: minibatches that a rollout is split into."""
 
@@ -141,20 +150,22 @@ class MeasuredPPO(PPO):
 
     def _optimise(self, carry: PPOCarry, batch: Batch, key: jax.Array) -> tuple[Any, Any, Metrics]:
         params, optimizer, metrics = super()._optimise(carry, batch, key)
-        return params, optimizer, metrics | self._noise(carry, batch, key)
+        return params, optimizer, metrics | self._measure(carry, *self._parts(batch, key))
 
-    def _noise(self, carry: PPOCarry, batch: Batch, key: jax.Array) -> Metrics:
+    def _parts(self, batch: Batch, key: jax.Array) -> tuple[Batch, jax.Array]:
+        """The rollout with samples on axis 2, and the samples of each minibatch, int32[minibatches, M]."""
         # Scaled once over the rollout: scaling each minibatch by itself would be noise of another kind.
         scaled = normalize(batch.advantage, self.config.normalize_advantages)
-        plain = replace(self, config=replace(self.config, normalize_advantages="none"))
         merged, _ = self._minibatches(batch._replace(advantage=scaled), key)
-        order = jax.random.permutation(key, merged.obs.shape[2]).reshape(self.minibatches, -1)
+        return merged, jax.random.permutation(key, merged.obs.shape[2]).reshape(self.minibatches, -1)
 
-        def gradient(index: jax.Array) -> Any:
-            part = jax.tree.map(lambda x: x[:, :, index], merged)
-            return jax.grad(lambda p: plain.loss(p, part, carry.hp)[1]["policy_loss"])(carry.params)
+    def _gradient(self, carry: PPOCarry, part: Batch) -> Any:
+        """Of the policy's loss on samples whose advantages are scaled."""
+        plain = replace(self, config=replace(self.config, normalize_advantages="none"))
+        return jax.grad(lambda p: plain.loss(p, part, carry.hp)[1]["policy_loss"])(carry.params)
 
-        grads = jax.lax.map(gradient, order)
+    def _measure(self, carry: PPOCarry, batch: Batch, order: jax.Array) -> Metrics:
+        grads = jax.lax.map(lambda index: self._gradient(carry, jax.tree.map(lambda x: x[:, :, index], batch)), order)
         noise = gradients.gradient_noise(grads)
         return {
             "noise_trace": noise.trace,
@@ -187,6 +198,140 @@ def noise(args: Args) -> list[dict[str, Any]]:
         rows.append(row)
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     return rows
+
+
+# --- Conflict ---
+
+
+@dataclass(frozen=True)
+class OpposedPPO(MeasuredPPO):
+    """PPO that says, before each update, how far agents' policy gradients on the rollout oppose each other.
+
+    cosine: mean over pairs, with respect to all of the actor's parameters (`gradient_conflict`).
+    cosine_shared: the same with respect to those that more than one agent uses.
+    cosine_self: mean cosine of an agent's own gradients on two halves of the rollout: how much of them is signal.
+    """
+
+    minibatches: int = 2
+
+    def _measure(self, carry: PPOCarry, batch: Batch, order: jax.Array) -> Metrics:
+        agents = self.env.num_agents
+
+        def gradient(own: jax.Array) -> Any:
+            """One agent's, on each half: the others' advantages are 0."""
+            masked = batch._replace(advantage=batch.advantage * own[:, None])
+
+            def half(index: jax.Array) -> Any:
+                return self._gradient(carry, jax.tree.map(lambda x: x[:, :, index], masked))
+
+            return jax.lax.map(half, order)
+
+        halves = jax.lax.map(gradient, jnp.eye(agents))  # leaves [N, 2, ...]
+        whole = jax.tree.map(lambda x: jnp.mean(x, axis=1), halves)
+        return {
+            "cosine": gradients.gradient_conflict(whole),
+            "cosine_shared": gradients.gradient_conflict(self._shared(whole)),
+            "cosine_self": jnp.mean(jax.vmap(gradients.gradient_conflict)(halves)),
+        }
+
+    def _shared(self, grads: Any) -> Any:
+        """The actor's parameters that serve several agents, of gradients [N, ...]: all but a one-hot id's rows, an
+        embedding's, and a one-hot embedding's head."""
+        actor = dict(grads["actor"])
+        if self.policy_config.sharing in ("fups_id", "fups_id_only"):
+            first = "hidden_0/kernel"  # [N, I, H]; the id comes last.
+            actor[first] = actor[first][:, : actor[first].shape[1] - self.env.num_agents]
+        if self.policy_config.sharing == "hyper_linear":
+            actor = {name: leaf for name, leaf in actor.items() if name.endswith("head_bias")}
+        return actor
+
+
+def conflict(args: Args) -> list[dict[str, Any]]:
+    """Matching games with the settings of the toy study (60 000 steps of PPO): cosines of agents' policy gradients,
+    averaged over all updates of a run and over its first and last fifth. NoPS has no parameter in common: 0."""
+    schemes = {name: VARIANTS[name] for name in ("fups_id", "hyper_linear", "hyper_mlp")}
+    schemes = {"fups": PolicyConfig("fups"), "fups_id_only": PolicyConfig("fups_id_only")} | schemes
+    rows = []
+    for game, num_agents, (name, config) in itertools.product(args.games, args.agents, schemes.items()):
+        preset = TASKS[game]["small"]
+        env = replace(preset.env, num_agents=num_agents)
+        learner = OpposedPPO(env, replace(config, hidden_sizes=preset.policy.hidden_sizes), preset.ppo)
+        num_updates = preset.run.updates(preset.ppo.steps_per_update)
+        train = jax.jit(make_train(learner, num_updates, num_evaluations=1))
+        _, metrics = train(seed_keys(0, args.seeds), preset.hp)
+        fifth = num_updates // 5
+        cosines = {key: np.asarray(metrics[f"train/cosine{key}"], np.float64) for key in ("", "_shared", "_self")}
+        columns = {f"cosine{key}": values.mean(axis=0) for key, values in cosines.items()}  # [S]
+        columns |= {"first_fifth": cosines[""][:fifth].mean(axis=0), "last_fifth": cosines[""][-fifth:].mean(axis=0)}
+        columns["reward"] = np.asarray(metrics["eval/reward"][-1], np.float64).mean(axis=-1)
+        row: dict[str, Any] = {"game": game, "agents": num_agents, "sharing": name, "seeds": args.seeds}
+        row |= {"updates": num_updates}
+        for key, values in columns.items():
+            low, high = bootstrap_interval(values)
+            row |= {key: f"{iqm(values):.3f}", f"{key}_low": f"{low:.3f}", f"{key}_high": f"{high:.3f}"}
+        rows.append(row)
+        print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    return rows
+
+
+# --- Diversity ---
+
+
+def diversity(args: Args) -> list[dict[str, Any]]:
+    """System neural diversity (Jensen-Shannon distance) of the policies that the studies' small variants ended with,
+    per seed. The schemes of a panel are asked about one pool: what the agents of all of its runs see, 2 environments x
+    one episode of each seed. Policies are sampled, as in training."""
+    rows = []
+    for name in args.studies:
+        read = study.read(Path("results/studies") / f"{name}.toml", small=True)
+        panels: dict[tuple[str, ...], dict[str, tuple[Any, Any]]] = {}
+        for cell in study.cells(read):
+            path = args.runs / read.name / cell.name / "policy.safetensors"
+            if not path.exists():
+                print(f"{cell.name}: no run; {cell.command}")
+                continue
+            learner = study.prepare(cell).learner
+            networks = learner.actor_critic
+            like = jax.eval_shape(jax.vmap(networks.init), seed_keys(0, read.seeds))
+            panel = panels.setdefault(study.panel_of(read, cell.levels), {})
+            panel[cell.levels[read.compare]] = learner, from_arrays(load_file(path), like)
+        for panel, policies in panels.items():
+            for sharing, values in _diversities(policies).items():
+                low, high = bootstrap_interval(values)
+                row: dict[str, Any] = {"study": read.name, "panel": "-".join(panel), "sharing": sharing}
+                row |= {"seeds": len(values), "snd": f"{iqm(values):.3f}", "low": f"{low:.3f}", "high": f"{high:.3f}"}
+                row |= {"each": " ".join(f"{value:.3f}" for value in values)}
+                rows.append(row)
+                print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    if not rows:
+        raise SystemExit(f"error: no runs in {args.runs}")
+    return rows
+
+
+def _diversities(policies: Mapping[str, tuple[Any, Any]]) -> dict[str, np.ndarray]:
+    """SND per seed [S] of each scheme, on the pool of them all; `policies` are learners and parameters [S, ...]."""
+
+    def seen(learner: Any, params: Any) -> Any:
+        networks, env = learner.actor_critic, learner.env
+
+        def one(params: Any, key: jax.Array) -> Any:
+            act = snd.sampling(networks, params, env.action_space())
+            return snd.collect_pool(env, act, networks.start(2)[0], 2, learner.eval_steps, key)
+
+        num_seeds = len(jax.tree.leaves(params)[0])
+        pools = jax.jit(jax.vmap(one))(params, seed_keys(0, num_seeds))
+        return snd.join_pools(*(jax.tree.map(lambda x, s=s: x[s], pools) for s in range(num_seeds)))
+
+    pool = snd.join_pools(*(seen(*policy) for policy in policies.values()))
+
+    def measure(learner: Any, params: Any) -> np.ndarray:
+        def one(params: Any) -> jax.Array:
+            logits = snd.policy_outputs(learner.actor_critic, params, pool)
+            return snd.snd(snd.jensen_shannon(logits, pool.flat_mask))
+
+        return np.asarray(jax.jit(partial(jax.lax.map, one))(params), np.float64)
+
+    return {sharing: measure(*policy) for sharing, policy in policies.items()}
 
 
 # --- Agents unseen in training ---
@@ -266,7 +411,7 @@ def distances(args: Args) -> list[dict[str, Any]]:
     """Mean cosine distance between agents' embeddings after Navigation with 4 agents, per scenario."""
     rows = []
     for goals in ("4_same", "4_half", "4_different"):
-        path = args.runs / f"{goals}-hyper_mlp" / "policy.safetensors"
+        path = args.runs / "navigation-small" / f"{goals}-hyper_mlp" / "policy.safetensors"
         if not path.exists():
             print(f"{goals}: no run; python -m covey.experiment.study results/studies/navigation.toml --small")
             continue
@@ -286,6 +431,8 @@ MEASUREMENTS: dict[str, Callable[[Args], list[dict[str, Any]]]] = {
     "parameters": parameters,
     "speed": speed,
     "gradients": noise,
+    "conflict": conflict,
+    "snd": diversity,
     "unseen": unseen,
     "embeddings": distances,
 }
