@@ -181,10 +181,10 @@ def _times(matrix: jax.Array, vector: jax.Array) -> jax.Array:
 def _gram(columns: list[jax.Array], weight: jax.Array) -> jax.Array:
     """Of columns [R, ...] of a matrix J, J' diag(weight) J, [V, V, ...]."""
     size = len(columns)
-    weighted = [column * weight for column in columns]
     if size > _PAIRS:  # a program of that many sums takes long to compile
         jacobian = jnp.stack(columns, axis=1)
-        return jnp.stack([jnp.sum(column[:, None] * jacobian, axis=0) for column in weighted])
+        return jnp.einsum("rv...,rw...->vw...", jacobian, jacobian * weight[:, None], precision="highest")
+    weighted = [column * weight for column in columns]
     half = [[_dot(weighted[i], columns[j]) for j in range(i + 1)] for i in range(size)]
     return jnp.stack([jnp.stack([half[max(i, j)][min(i, j)] for j in range(size)]) for i in range(size)])
 
@@ -194,17 +194,30 @@ _PAIRS = 16
 
 
 def _solve_spd(matrix: jax.Array, vector: jax.Array) -> jax.Array:
-    """A symmetric positive `matrix` [V, V, ...] inverse times `vector` [V, ...], by Cholesky's factors."""
-    left = jnp.concatenate([matrix, vector[None]])  # as one more row, which solves the first half on the way
-    columns, x = [], []
-    for _ in range(matrix.shape[0]):
-        column = left[:, 0] * jax.lax.rsqrt(left[0, 0])
-        columns.append(column)
-        # Without the barrier, XLA makes one kernel of several of these, which does them again and again.
-        left = jax.lax.optimization_barrier(left[1:, 1:] - column[1:, None] * column[None, 1:-1])
-    for column in reversed(columns):
-        known = _dot(column[1:-1], jnp.stack(x)) if x else 0
-        x.insert(0, (column[-1] - known) / column[0])
+    """A symmetric positive `matrix` [V, V, ...] inverse times `vector` [V, ...], by Cholesky's factor.
+
+    A loop over the factor's columns: written out, V of them are slow to compile, and slow to run from V = 14 on.
+    """
+    size = vector.shape[0]
+    rows = jnp.concatenate([matrix, vector[None]])  # the vector as one more row, which solves the first half on the way
+    row = jnp.arange(size + 1).reshape(-1, *[1] * (vector.ndim - 1))
+
+    def column(j: jax.Array, factor: jax.Array) -> jax.Array:
+        """The factor [V, V + 1, ...] by columns, with the next one; those to come are 0."""
+        own = jax.lax.dynamic_index_in_dim(factor, j, axis=1, keepdims=False)
+        rest = jax.lax.dynamic_index_in_dim(rows, j, axis=1, keepdims=False)
+        rest = rest - sum(factor[k] * own[k] for k in range(size))
+        pivot = jax.lax.dynamic_index_in_dim(rest, j, keepdims=False)
+        new = jnp.where(row >= j, rest * jax.lax.rsqrt(pivot), 0)
+        return jax.lax.dynamic_update_index_in_dim(factor, new, j, axis=0)
+
+    factor = jax.lax.fori_loop(0, size, column, jnp.zeros_like(rows, shape=(size, *rows[:, 0].shape)))
+    x: list[jax.Array] = []
+    for j in reversed(range(size)):
+        known = sum(factor[j, j + 1 + i] * value for i, value in enumerate(x))
+        x.insert(0, (factor[j, size] - known) / factor[j, j])
+        if j % 4 == 0:  # without barriers, XLA makes one kernel of it, which does the first ones again and again
+            x = list(jax.lax.optimization_barrier(tuple(x)))
     return jnp.stack(x)
 
 
