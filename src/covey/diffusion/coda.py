@@ -241,7 +241,9 @@ class Coda:
             share = jnp.where(carry.offline.update < self.config.burn_in, 0.0, share)
             metrics["generated_share"] = share
             made = [Made(self._relabelled(segments, rewards), share)]
-        offline, learned = self.offline.update(carry.offline, data.source, made)
+        # The barrier keeps the compiler from rounding the learner's step otherwise from mode to mode.
+        offline, made = jax.lax.optimization_barrier((carry.offline, made))
+        offline, learned = self.offline.update(offline, data.source, made)
         return replace(carry, offline=offline, key=key), metrics | learned
 
     def evaluate(self, carry: CodaCarry, key: jax.Array) -> Metrics:
