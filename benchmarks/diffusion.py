@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import importlib.util
 import statistics
 import sys
 import time
@@ -39,6 +38,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from peers import load_file
 from timing import compile_once, write_table
 
 import envs_jax
@@ -196,14 +196,6 @@ def load_pgd(path: Path) -> tuple[ModuleType, ModuleType]:
         raise SystemExit(f"--pgd {path}: does not import: {type(error).__name__}: {error}") from None
     finally:
         sys.path.pop(0)
-
-
-def load_file(name: str, file: Path) -> ModuleType:
-    """A module from its file: by name this one would be found in its place."""
-    spec = importlib.util.spec_from_file_location(name, file)
-    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(module)  # type: ignore[union-attr]
-    return module
 
 
 def pgd_programs(size: Size, edm: ModuleType, models: ModuleType) -> dict[str, Program]:

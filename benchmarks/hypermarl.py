@@ -77,6 +77,15 @@ class Args:
     """gradients: minibatches that a rollout is split into."""
 
 
+def intervals(columns: Mapping[str, np.ndarray], form: str) -> dict[str, str]:
+    """Per column of values [S], one for each seed: interquartile mean and 95 % bootstrap interval, written so."""
+    found = {}
+    for name, values in columns.items():
+        low, high = bootstrap_interval(values)
+        found |= {name: f"{iqm(values):{form}}", f"{name}_low": f"{low:{form}}", f"{name}_high": f"{high:{form}}"}
+    return found
+
+
 # --- Parameters ---
 
 
@@ -192,9 +201,7 @@ def noise(args: Args) -> list[dict[str, Any]]:
         ratio = means["noise_trace"] / means["noise_signal"]
         row: dict[str, Any] = {"sharing": name, "parameters": learner.actor_critic.count_parameters()}
         row |= {"seeds": args.seeds, "updates": args.updates, "minibatches": args.minibatches}
-        for key, values in {**means, "noise_to_signal": ratio}.items():
-            low, high = bootstrap_interval(values)
-            row |= {key: f"{iqm(values):.4g}", f"{key}_low": f"{low:.4g}", f"{key}_high": f"{high:.4g}"}
+        row |= intervals({**means, "noise_to_signal": ratio}, ".4g")
         rows.append(row)
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     return rows
@@ -266,9 +273,7 @@ def conflict(args: Args) -> list[dict[str, Any]]:
         columns["reward"] = np.asarray(metrics["eval/reward"][-1], np.float64).mean(axis=-1)
         row: dict[str, Any] = {"game": game, "agents": num_agents, "sharing": name, "seeds": args.seeds}
         row |= {"updates": num_updates}
-        for key, values in columns.items():
-            low, high = bootstrap_interval(values)
-            row |= {key: f"{iqm(values):.3f}", f"{key}_low": f"{low:.3f}", f"{key}_high": f"{high:.3f}"}
+        row |= intervals(columns, ".3f")
         rows.append(row)
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     return rows
@@ -396,9 +401,7 @@ def unseen(args: Args) -> list[dict[str, Any]]:
         for stage, reward in stages.items():
             values = np.asarray(reward, np.float64)
             row: dict[str, Any] = {"game": game, "agents": 4, "seeds": args.seeds, "stage": stage}
-            for whose, column in (("team", values.mean(axis=1)), ("last_agent", values[:, -1])):
-                low, high = bootstrap_interval(column)
-                row |= {whose: f"{iqm(column):.4g}", f"{whose}_low": f"{low:.4g}", f"{whose}_high": f"{high:.4g}"}
+            row |= intervals({"team": values.mean(axis=1), "last_agent": values[:, -1]}, ".4g")
             rows.append(row)
             print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     return rows

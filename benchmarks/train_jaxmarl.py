@@ -22,11 +22,9 @@ table): run it on one core, `taskset -c 1`, where the two are the same on an idl
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
 import sys
 import time
-import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from peers import load_file, no_logging
 from timing import Compiled, compile_once, spread, write_table
 
 import envs_jax
@@ -140,19 +139,11 @@ def jaxmarls(args: Args, task: Task, two_grus: bool = False) -> tuple[Run, int]:
 
 def _load(path: Path) -> Any:
     """One of JaxMARL's training scripts, with what it logs to and reads settings with replaced by nothing."""
-    for name in ("wandb", "hydra", "omegaconf"):
-        sys.modules.setdefault(name, types.ModuleType(name))
-    sys.modules["wandb"].log = lambda *_, **__: None  # type: ignore[attr-defined]
-    sys.modules["hydra"].main = lambda **_: lambda function: function  # type: ignore[attr-defined]
-    sys.modules["omegaconf"].OmegaConf = None  # type: ignore[attr-defined]
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
+    no_logging()
     try:
-        spec.loader.exec_module(script)
+        return load_file(path.stem, path)
     except ModuleNotFoundError as error:
         sys.exit(f"error: JaxMARL's script needs a package that is not here: pip install {error.name}")
-    return script
 
 
 def _two_grus(recurrence: Any, width: int) -> Any:

@@ -24,7 +24,6 @@ import statistics
 import subprocess
 import sys
 import time
-import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import tyro
+from peers import no_logging
 from timing import Compiled, compile_once, spread, write_table
 
 import envs_jax
@@ -127,11 +127,7 @@ def socialjaxs(args: Args, network: Network) -> tuple[Callable[[jax.Array], Any]
 
 def _load_script() -> Any:
     """SocialJax's training script, with what it logs to and reads settings with replaced by nothing."""
-    for name in ("wandb", "hydra", "omegaconf"):
-        sys.modules.setdefault(name, types.ModuleType(name))
-    sys.modules["wandb"].log = lambda _: None  # type: ignore[attr-defined]
-    sys.modules["hydra"].main = lambda **_: lambda function: function  # type: ignore[attr-defined]
-    sys.modules["omegaconf"].OmegaConf = None  # type: ignore[attr-defined]
+    no_logging()
     import importlib
 
     try:
