@@ -56,16 +56,16 @@ class Args(tasks_offline.Args):
 
 def build(args: Args) -> Job:
     """The learner, its hyper-parameters and its data."""
+    if args.numbers.distrust > 0 and args.coda.relabel == "none" and not isinstance(args.env, PolynomialGame):
+        raise ValueError(
+            f"distrust is {args.numbers.distrust:g}, but rewards have no judge; allowed: with --relabel model"
+        )
     offline, dataset, data = make_learner(args, judge=args.coda.relabel == "model")
     team, config = offline.base.team, args.offline
     layout, diffused = diffuse(
         dataset, team, config.horizon, stride=config.stride, kind=args.generator.normaliser, knots=args.generator.knots
     )
     env, reward = args.env, None
-    if args.numbers.distrust > 0 and args.coda.relabel == "none" and not isinstance(env, PolynomialGame):
-        raise ValueError(
-            f"distrust is {args.numbers.distrust:g}, but rewards have no judge; allowed: with --relabel model"
-        )
     if isinstance(env, PolynomialGame):
         reward = lambda segments: polynomial.payoff(env, segments.action[..., 0])  # noqa: E731
     learner = Coda(

@@ -234,9 +234,10 @@ class Coda:
             segments = fields.segments()
             rewards = self.rewards(carry, segments)
             metrics = self.sample_metrics(carry, fields, rewards)
-            known = [metrics[name] for name in ("reward_error", "reward_disagreement") if name in metrics]
-            error = known[0] if known else 0.0
-            spread = jnp.maximum(jnp.std(data.source.dataset.reward), 1e-6)
+            judged = "reward_error" if "true" in rewards else "reward_disagreement"
+            error = metrics[judged] if rewards else 0.0
+            # Of transitions: the row after an episode's last has no reward.
+            spread = jnp.maximum(jnp.std(data.source.dataset.reward[data.source.rows]), 1e-6)
             share = carry.coda.mix * jnp.exp(-carry.coda.distrust * error / spread)
             share = jnp.where(carry.offline.update < self.config.burn_in, 0.0, share)
             metrics["generated_share"] = share
