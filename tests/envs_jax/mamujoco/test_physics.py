@@ -3,6 +3,7 @@
 import compare
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import pytest
 
@@ -50,7 +51,6 @@ def test_faithful_is_c_mujoco_to_rounding_in_float64(robot):
 
 def test_a_capsule_on_end_has_mujocos_contact_frame():
     """MJX's own frame is another one beyond 60 degrees, and an Ant's friction with it."""
-    import mujoco
     from mujoco.mjx._src.collision_primitive import plane_capsule
     from mujoco.mjx._src.collision_types import GeomInfo
 
@@ -149,7 +149,6 @@ def test_no_lapack_is_called(robot):
 def test_other_constraints_are_left_to_mjx(monkeypatch):
     asked = []
     monkeypatch.setattr(newton, "_theirs", lambda m, d: asked.append(m) or d)
-    import mujoco
     from mujoco import mjx
 
     body = '<body pos="0 0 1"><joint type="hinge" {}/><geom size=".1"/></body>'
@@ -173,7 +172,6 @@ def test_presets(physics_name):
         assert 0 < slots <= 2 * (table[robot].max_contact_points or 100), robot
         assert sim.model.opt.ls_iterations == table[robot].ls_iterations <= 8
         assert sim.model.opt.iterations == table[robot].iterations <= 6
-        import mujoco
 
         damped = not sim.mj.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_EULERDAMP
         assert damped == table[robot].eulerdamp
@@ -183,8 +181,6 @@ def test_presets(physics_name):
 def test_models_have_gymnasiums_parameters():
     gymnasium = pytest.importorskip("gymnasium")
     from pathlib import Path
-
-    import mujoco
 
     folder = Path(gymnasium.__file__).parent / "envs/mujoco/assets"
     fields = "body_mass body_inertia body_pos body_quat body_ipos geom_size geom_pos geom_quat geom_friction"
@@ -246,6 +242,29 @@ def test_actions_that_are_not_numbers_do_not_stay():
     after, outcome = compare.step_of(env)(state, jnp.asarray(actions))
     assert outcome.terminated[2] and outcome.reward[2, 0] == 0 and outcome.info["diverged"].sum() == 1
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((after, outcome)))
+
+
+@pytest.mark.parametrize("physics_name", ["faithful", "fast"])
+def test_the_coupled_cheetahs_tendon_holds_them(physics_name):
+    """Running apart, they come to the end of it: MuJoCo gives its limit no inverse weight (it starts at a right angle
+    to all joints), and in single precision the solver's matrix then has no factor."""
+    env = compare.make("coupledhalfcheetah", options=physics_name)
+    datas, _ = compare.c_states(env, 8)
+    for data, apart in zip(datas, np.linspace(2.7, 2.85, 8), strict=True):
+        data.qpos[9], data.qpos[0], data.qvel[9], data.qvel[0] = np.float32(apart), 0, 3, -1
+        mujoco.mj_forward(data.model, data)
+        data.qacc_warmstart[:] = data.qacc_warmstart.astype(np.float32)
+    state, hit, actions = compare.ours(env, datas), np.zeros(8, bool), jnp.zeros((8, 12))
+    for _ in range(8):
+        for data in datas:
+            data.ctrl[:] = 0
+            mujoco.mj_step(data.model, data, 5)
+        state, outcome = compare.step_of(env)(state, actions)
+        assert not outcome.info["diverged"].any()
+        hit |= np.array([data.ten_length[0] > 3.499 for data in datas])
+    assert hit.all() and max(data.ten_length[0] for data in datas) < 3.6
+    error = np.abs(state.qvel - np.stack([data.qvel for data in datas])).max(axis=1)
+    assert np.median(error) < {"faithful": 5e-2, "fast": 1.0}[physics_name], error
 
 
 # --- Own models ---
