@@ -41,7 +41,7 @@ FAITHFUL: dict[str, Physics] = {
     "halfcheetah": Physics(max_contact_points=6),
     "coupledhalfcheetah": Physics(max_contact_points=12),
     "ant": Physics("rk4", 6, 8, max_contact_points=8),
-    "manysegmentant": Physics("rk4", 6, 8),
+    "manysegmentant": Physics("rk4", 6, 8, max_contact_points=16),
     "hopper": Physics("rk4"),
     "walker2d": Physics("rk4"),
     "swimmer": Physics("rk4"),
@@ -54,9 +54,9 @@ FAITHFUL: dict[str, Physics] = {
 }
 FAST: dict[str, Physics] = {
     "halfcheetah": Physics("euler", 2, 4, max_contact_points=6),
-    "coupledhalfcheetah": Physics("euler", 2, 4, max_contact_points=12),
+    "coupledhalfcheetah": Physics("euler", 4, 8, max_contact_points=12),
     "ant": Physics("euler", 2, 4, max_contact_points=8),
-    "manysegmentant": Physics("euler", 2, 4, max_contact_points=16),
+    "manysegmentant": Physics("euler", 4, 4, max_contact_points=12),
     "hopper": Physics("euler", 2, 4, max_contact_points=4, floor_only=True),
     "walker2d": Physics("euler", 2, 4, max_contact_points=4),
     "swimmer": Physics("euler", 1, 4),
