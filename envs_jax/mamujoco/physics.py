@@ -28,6 +28,7 @@ with contextlib.redirect_stdout(io.StringIO()):  # MJX prints that it has no war
     from mujoco.mjx._src.collision_primitive import _plane_sphere, collider
 
 from envs_jax.mamujoco import newton
+from envs_jax.mamujoco.batching import as_one_batch
 
 mujoco: Any = import_module("mujoco")  # a C extension without types
 
@@ -124,15 +125,27 @@ def at_rest(mj: Any, model: Any, data: Any, names: Sequence[str], qpos: jax.Arra
     return {name: zeros[name] if name in zeros else found[name] for name in names}
 
 
-@partial(jax.jit, static_argnames=("mj", "frame_skip", "names"))
 def advance(
     mj: Any, model: Any, data: Any, bodies: Bodies, ctrl: jax.Array, frame_skip: int, names: tuple[str, ...]
 ) -> Bodies:
     """`frame_skip` physics steps under `ctrl` [nu], which MuJoCo clips to its range.
 
-    Jitted, so that a program with several copies of this (training, evaluation; each traced more than once inside JAX's
-    loops and conditions) traces MJX once: that is two seconds each time, and more under `vmap`.
+    Nested `vmap`s (seeds, environments) make one batch, which goes through in portions that a CPU's caches hold.
     """
+    values, tree = jax.tree.flatten((model, data, bodies, ctrl))
+
+    def one(*values: jax.Array) -> Bodies:
+        return _advance(mj, *jax.tree.unflatten(tree, values), frame_skip, names)
+
+    return as_one_batch(one)(*values)
+
+
+@partial(jax.jit, static_argnums=(0, 5, 6))
+def _advance(
+    mj: Any, model: Any, data: Any, bodies: Bodies, ctrl: jax.Array, frame_skip: int, names: tuple[str, ...]
+) -> Bodies:
+    """Jitted, so that a program with several copies of this (training, evaluation; each traced more than once inside
+    JAX's loops and conditions) traces MJX once: that is two seconds each time, and more under `vmap`."""
     one_step = _rk4 if mj.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4 else _mjx_step
 
     def step(bodies: Bodies, _: None) -> tuple[Bodies, None]:

@@ -21,6 +21,11 @@ def threads() -> int:
     return int(told) if told.isdecimal() else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 
 
+def few_cores() -> bool:
+    """Whether a CPU's programs are laid out for few cores."""
+    return 0 < threads() < _ENOUGH
+
+
 def prefer_whole_kernels() -> None:
     """Adds `FLAG` to XLA_FLAGS on few cores, unless XLA_FLAGS disables passes already.
 
@@ -28,7 +33,7 @@ def prefer_whole_kernels() -> None:
     nothing to other platforms.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    if not 0 < threads() < _ENOUGH or "xla_disable_hlo_passes" in flags:
+    if not few_cores() or "xla_disable_hlo_passes" in flags:
         return
     from jax._src import xla_bridge  # nothing public says whether a backend has started
 
