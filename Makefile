@@ -122,7 +122,8 @@ reproduce-mamujoco: reproduce-mamujoco-data ## The above; HyperMARL beside its b
 			*) program="baselines/matd3.py"; rate=3e-4;; esac; \
 		$(call run_or_resume,$$program hopper_3x1 $(HOPPER_FLAGS) --learning-rate $$rate --sharing $$run,$(STUDY)/mamujoco/$$run) || exit; done
 	@$(call run_or_resume,baselines/matd3.py hopper_3x1 $(HOPPER_FLAGS) --total-steps 180000 --buffer-size 180000 --sharing nops,$(STUDY)/mamujoco/nops-1e-3)
-	@$(call collect,mamujoco,$(HOPPER) nops-1e-3)
+	@$(call run_or_resume,baselines/matd3.py hopper_3x1 $(HOPPER_FLAGS) --total-steps 250000 --buffer-size 250000 --num-evaluations 10 --chunks 40 --critic-learning-rate 1e-3 --gradient-steps 256 --sharing nops,$(STUDY)/mamujoco/nops-hopping)
+	@$(call collect,mamujoco,$(HOPPER) nops-1e-3 nops-hopping)
 	@$(BIN)/python -m covey.experiment.compare $(HOPPER:%=$(STUDY)/mamujoco/%) --labels $(HOPPER) \
 		--out results/mamujoco/hopper_3x1.png --csv results/mamujoco/hopper_3x1.csv
 	@PYTHONPATH=. $(BIN)/python benchmarks/mamujoco_transfer.py $(HOPPER:%=$(STUDY)/mamujoco/%) \
