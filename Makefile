@@ -116,7 +116,7 @@ reproduce-mamujoco-data: setup ## Behaviour policies and offline datasets of sev
 HOPPER := nops fups_id hyper_mlp
 HOPPER_FLAGS := --preset-scale small --hidden-sizes 64 64 --total-steps 150000 --buffer-size 150000 \
 	--num-evaluations 12 --chunks 24 --no-video
-reproduce-mamujoco: reproduce-mamujoco-data ## The above; HyperMARL beside its baselines on Hopper; what the fast physics costs (40 minutes more)
+reproduce-mamujoco: reproduce-mamujoco-data ## The above; HyperMARL beside its baselines on Hopper; what the fast physics costs (an hour more)
 	@for run in $(HOPPER); do \
 		case $$run in hyper*) program="algos/hypermarl_matd3.py"; rate="2e-5 --hypernet-init exact";; \
 			*) program="baselines/matd3.py"; rate=3e-4;; esac; \
@@ -124,6 +124,7 @@ reproduce-mamujoco: reproduce-mamujoco-data ## The above; HyperMARL beside its b
 	@$(call run_or_resume,baselines/matd3.py hopper_3x1 $(HOPPER_FLAGS) --total-steps 180000 --buffer-size 180000 --sharing nops,$(STUDY)/mamujoco/nops-1e-3)
 	@$(call run_or_resume,baselines/matd3.py hopper_3x1 $(HOPPER_FLAGS) --total-steps 250000 --buffer-size 250000 --num-evaluations 10 --chunks 40 --critic-learning-rate 1e-3 --gradient-steps 256 --sharing nops,$(STUDY)/mamujoco/nops-hopping)
 	@$(call collect,mamujoco,$(HOPPER) nops-1e-3 nops-hopping)
+	@cp $(STUDY)/mamujoco/nops-hopping/curve.png results/mamujoco/nops-hopping.png
 	@$(BIN)/python -m covey.experiment.compare $(HOPPER:%=$(STUDY)/mamujoco/%) --labels $(HOPPER) \
 		--out results/mamujoco/hopper_3x1.png --csv results/mamujoco/hopper_3x1.csv
 	@PYTHONPATH=. $(BIN)/python benchmarks/mamujoco_transfer.py $(HOPPER:%=$(STUDY)/mamujoco/%) \
