@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import envs_jax
 from envs_jax.mamujoco import batching
 
 
@@ -64,3 +65,26 @@ def test_batches_without_a_divisor_are_not_cut(portions):
     assert "scan" not in str(jax.make_jaxpr(run)(jnp.ones(7)))
     assert "scan" in str(jax.make_jaxpr(run)(jnp.ones(9)))
     np.testing.assert_array_equal(run(jnp.arange(9.0)), np.arange(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("size", "each", "portion"), [(1024, 1023, 256), (1024, 1024, 64), (96, 1024, 48), (64, 9999, 64)]
+)
+def test_large_states_have_small_portions(monkeypatch, size, each, portion):
+    monkeypatch.setattr(batching, "few_cores", lambda: True)
+    assert batching._portion(size, each) == portion
+    monkeypatch.setattr(batching, "few_cores", lambda: False)
+    assert batching._portion(size, each) == size
+
+
+@pytest.mark.parametrize(("robot", "portion"), [("halfcheetah", 256), ("humanoid", 64)])
+def test_portions_of_the_robots(monkeypatch, robot, portion):
+    seen = []
+    monkeypatch.setattr(batching, "few_cores", lambda: True)
+    monkeypatch.setattr(jax.lax, "map", lambda f, xs, batch_size: seen.append(batch_size) or jax.vmap(f)(xs))
+    env = envs_jax.make(f"mamujoco/{robot}", physics="fast")
+    states = jax.eval_shape(jax.vmap(env.init), jax.random.split(jax.random.key(0), 1024))
+    actions = jax.ShapeDtypeStruct((1024, env.num_agents, *env.action_space().shape), jnp.float32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1024))
+    jax.eval_shape(jax.vmap(env.transition), keys, states, actions)
+    assert set(seen) == {portion}
