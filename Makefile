@@ -67,6 +67,7 @@ study = XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=1" \
 
 .PHONY: reproduce-hypermarl-toy reproduce-hypermarl-dispersion reproduce-hypermarl-navigation
 .PHONY: reproduce-hypermarl-smax reproduce-hypermarl-mamujoco reproduce-hypermarl-bps reproduce-hypermarl-ablations
+.PHONY: reproduce-hypermarl-heads
 reproduce-hypermarl-toy: setup ## HyperMARL's matching games, laptop scale (SMALL= for up to 64 agents)
 	@$(call study,toy)
 reproduce-hypermarl-dispersion: setup ## HyperMARL on Dispersion, laptop scale (SMALL= for the paper's)
@@ -82,6 +83,8 @@ reproduce-hypermarl-bps: setup ## HyperMARL, SePS and others on blind particle s
 	@$(call study,bps)
 reproduce-hypermarl-ablations: setup ## HyperMARL without its parts, on Dispersion, likewise
 	@$(call study,ablations)
+reproduce-hypermarl-heads: setup ## Full, low-rank and chunked heads with 256 agents (SMALL= for 512, too)
+	@$(call study,heads)
 
 .PHONY: reproduce-schelling
 reproduce-schelling: setup ## Schelling diagrams of the social dilemmas, per role, with scripted agents (ten minutes)
