@@ -202,15 +202,15 @@ TASKS: dict[str, dict[str, Args]] = {
 def _robot(env_id: str, **numbers: Any) -> dict[str, Args]:
     """A MaMuJoCo task at both scales; `numbers` are fields of PPO's settings, by name.
 
-    Settings of HARL's MAPPO, which the paper's experiments come from. It also normalises observations and returns, has
-    a Huber loss and bounded standard deviations, which PPO here has not; there an agent sees the whole state, too.
+    Settings of HARL's MAPPO, which the paper's experiments come from. It also has layers that normalise their inputs, a
+    Huber loss and bounded standard deviations, which PPO here has not; there an agent sees the whole state, too.
     """
     hp = {name: numbers.pop(name) for name in ("learning_rate", "clip_epsilon", "entropy_coefficient")}
     return {
         "paper": Args(
             env=envs_jax.make(env_id, obsk=None),
             policy=PolicyConfig(hidden_sizes=(128, 128, 128), generate="actor"),
-            ppo=PPOConfig(num_envs=20, eval_episodes=40, **numbers),
+            ppo=PPOConfig(num_envs=20, eval_episodes=40, normalize_values=True, **numbers),
             hp=PPOHyperparameters(**hp, max_grad_norm=10.0, value_coefficient=1.0),
             run=RunConfig(num_seeds=5, total_steps=10_000_000, num_evaluations=100, chunks=100),
         ),

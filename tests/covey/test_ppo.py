@@ -1,6 +1,6 @@
 """PPO: its mathematics against float64 NumPy, equalities between sharing schemes, and learning on probe problems."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from probes import Probe
 from covey.experiment import make_train, seed_keys
 from covey.learners import gradients
 from covey.learners.losses import clipped_policy_loss, clipped_value_loss, generalised_advantage, normalize
+from covey.learners.moments import DECAY, Moments
 from covey.learners.ppo import PPO, Batch, PPOConfig, PPOHyperparameters
 from covey.policies import PolicyConfig
 
@@ -280,6 +281,47 @@ def test_values_at_the_end_of_an_episode(kind, value):
     np.testing.assert_allclose(
         np.asarray(rollout.value).mean(), value, atol=0.06
     )  # Steps look alike: the mean of both.
+
+
+@dataclass(frozen=True)
+class Loud(Probe):
+    """Rewards a thousand times as large for agent 0, ten thousand times for agent 1, and so on."""
+
+    def transition(self, key, state, actions):
+        state, outcome = super().transition(key, state, actions)
+        return state, outcome._replace(reward=outcome.reward * 1000.0 * 10.0 ** jnp.arange(self.num_agents))
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_critics_follow_large_returns_if_these_are_normalised(normalized):
+    """Values of 1250, 12500, 125000 (see above), with the clipped loss that moves a critic by 0.2 at a time."""
+    hp = replace(HP, discount=0.5, value_coefficient=1.0, max_grad_norm=10.0)
+    config = replace(CONFIG, normalize_values=normalized)
+    ppo = PPO(Loud(kind="ending", max_steps=2), replace(TINY, sharing="fups"), config)
+    state, _ = train(ppo, 60, hp=hp)
+    carry = jax.tree.map(lambda x: x[0], state.carries)
+    value = np.asarray(ppo._rollout(carry, jax.random.key(0))[1].value).mean(axis=(0, 2)) / (
+        1250.0 * 10.0 ** np.arange(3)
+    )
+    assert (np.abs(value - 1) < 0.05).all() if normalized else (value < 0.05).all()
+
+
+def test_moments_equal_numpy():
+    rng = np.random.default_rng(0)
+    batches = [rng.normal(loc=(-50.0, 3.0), scale=(2.0, 1e-3), size=(6, 4, 2)).swapaxes(1, 2) for _ in range(5)]
+    moments = Moments.start(2)
+    np.testing.assert_array_equal(moments.denormalize(moments.normalize(batches[0])), np.float32(batches[0]))
+    for batch in batches:
+        moments = moments.update(jnp.asarray(batch, jnp.float32))
+    weights = np.array([DECAY ** (4 - i) for i in range(5)])
+    weights /= weights.sum()
+    centre = sum(w * b.mean(axis=(0, 2)) for w, b in zip(weights, batches, strict=True))
+    square = sum(w * np.square(b).mean(axis=(0, 2)) for w, b in zip(weights, batches, strict=True))
+    expected = (batches[0] - centre[:, None]) / np.sqrt(square - centre**2)[:, None]
+    found = np.asarray(moments.normalize(jnp.asarray(batches[0], jnp.float32)))
+    np.testing.assert_allclose(found[:, 0], expected[:, 0], rtol=1e-2, atol=1e-3)
+    assert np.isfinite(found).all()  # Where all numbers are nearly the same, too.
+    np.testing.assert_allclose(moments.denormalize(jnp.asarray(found)), batches[0], rtol=1e-5)
 
 
 # --- Statistics ---

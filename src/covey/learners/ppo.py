@@ -6,6 +6,7 @@
 
 IPPO (de Witt et al. 2020): each agent's critic sees its observation. MAPPO (Yu et al. 2022): it sees the global state.
 An episode that was cut off is bootstrapped from the value of the state it was cut at; one that ended is not.
+With `normalize_values` V, V_old and R in L_value are in deviations of the returns (see `moments`).
 Where agents share no parameter (NoPS) each has its own loss, gradient clipping and Adam.
 With a social reward (`covey.social`) agents learn on it; `episode_return` and all of an evaluation is of the
 environment's own. What an agent does while removed from a board is learned from like the rest, as in 2602.15407.
@@ -32,6 +33,7 @@ from covey.learners.losses import (
     generalised_advantage,
     normalize,
 )
+from covey.learners.moments import Moments
 from covey.policies.actor_critic import ActorCritic, PolicyConfig
 from covey.policies.distributions import (
     categorical_entropy,
@@ -59,7 +61,10 @@ class PPOConfig:
     normalize_advantages: AdvantageScale = "minibatch"
     """Advantages to mean 0 and deviation 1: over a minibatch, over each agent's part of it, or not at all."""
     clip_values: bool = True
-    """Clip the value loss, too, with the same range as the policy's."""
+    """Clip the value loss, too, with the same range as the policy's. Where returns are far larger than that range, the
+    critic then hardly moves, unless values are normalised."""
+    normalize_values: bool = False
+    """The critic learns returns minus their running mean, over their running deviation, for each agent."""
     anneal_learning_rate: bool = False
     """Lower the learning rate to 0, linearly over updates."""
     eval_episodes: int = 32
@@ -175,6 +180,7 @@ class PPOCarry:
     running_length: jax.Array  # int32[1, E]
     social: Any = None  # [E, ...], the social reward's state
     running_shaped: Any = None  # [N, E], return of the social reward
+    returns: Moments | None = None  # What the critic learns is normalised by these
 
 
 @dataclass(frozen=True)
@@ -266,6 +272,7 @@ class PPO:
             running_length=jnp.zeros((1, num_envs), jnp.int32),
             social=social,
             running_shaped=None if social is None else jnp.zeros((num_agents, num_envs), jnp.float32),
+            returns=Moments.start(num_agents) if self.config.normalize_values else None,
         )
 
     def update(self, carry: PPOCarry, data: Any = None) -> tuple[PPOCarry, Metrics]:
@@ -276,6 +283,10 @@ class PPO:
             self._learnt_from(rollout), rollout.value, next_value, rollout.done, rollout.last_value,
             carry.hp.discount, carry.hp.gae_lambda,
         )  # fmt: skip
+        value, target, returns = rollout.value, advantage + rollout.value, carry.returns
+        if returns is not None:
+            value, returns = returns.normalize(value), returns.update(target)  # As the critic gave it.
+            target = returns.normalize(target)
         batch = Batch(
             obs=rollout.obs,
             global_state=rollout.global_state,
@@ -283,9 +294,9 @@ class PPO:
             reset=rollout.reset,
             action=rollout.action,
             log_prob=rollout.log_prob,
-            value=rollout.value,
+            value=value,
             advantage=advantage,
-            target=advantage + rollout.value,
+            target=target,
             memory=jax.tree.map(lambda m: m[None], memory),
         )
         params, optimizer, losses = self._optimise(carry, batch, key_shuffle)
@@ -297,7 +308,8 @@ class PPO:
         if self._continuous:
             low, high = self.env.action_space().bounds()
             metrics["clipped_actions"] = jnp.mean((rollout.action < low) | (rollout.action > high))
-        return replace(carry, params=params, optimizer=optimizer, key=key, update=carry.update + 1), metrics
+        carry = replace(carry, params=params, optimizer=optimizer, key=key, update=carry.update + 1, returns=returns)
+        return carry, metrics
 
     def evaluate(self, carry: PPOCarry, key: jax.Array) -> Metrics:
         count = self.config.eval_episodes
@@ -371,7 +383,7 @@ class PPO:
         def values(obs: jax.Array, global_state: Any, memory: jax.Array, reset: jax.Array) -> tuple[jax.Array, Any]:
             critic_input = obs if global_state is None else global_state
             value, memory = self.actor_critic.value(weights, critic_input[None], memory, reset[None])
-            return value[0], memory
+            return (value[0] if carry.returns is None else carry.returns.denormalize(value[0])), memory
 
         def step(loop: tuple, key_step: jax.Array) -> tuple[tuple, Step]:
             env_state, seen, reset, (actor_memory, critic_memory), running_return, running_length, social = loop
