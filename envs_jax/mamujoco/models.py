@@ -150,6 +150,9 @@ def _many_segment_swimmer(segments: int) -> str:
     free = torso.find("joint[@name='free_body_rot']")
     middle = torso.find("body")
     assert free is not None and middle is not None
+    camera = torso.find("camera")
+    assert camera is not None
+    _show_all(camera, middle=1 - segments / 2, times=(1 + segments) / 3)
     free.set("name", "rot")
     torso.remove(middle)
     for motor in list(actuators):
@@ -177,6 +180,7 @@ def _many_segment_ant(segments: int) -> str:
     assert ant is not None
     camera, free = ant.find("camera"), ant.find("joint")
     assert camera is not None and free is not None
+    _show_all(camera, middle=(1 - segments) / 2, times=(2 + segments) / 3)
     world.remove(ant)
     for motor in list(actuators):
         actuators.remove(motor)
@@ -195,6 +199,12 @@ def _many_segment_ant(segments: int) -> str:
         parent.append(torso)
         parent = torso
     return ET.tostring(root, encoding="unicode")
+
+
+def _show_all(camera: ET.Element, middle: float, times: float) -> None:
+    """Beside the middle of a long robot, and that many times as far away."""
+    _, y, z = map(float, camera.get("pos", "").split())
+    camera.set("pos", f"{middle} {y * times} {z * times}")
 
 
 def _leg(segment: int, leg: int, side: int) -> ET.Element:

@@ -106,8 +106,12 @@ def derive(mj: Any, model: Any, data: Any, names: Sequence[str]) -> dict[str, ja
     return {name: one(name) for name in names}
 
 
-def at_rest(mj: Any, model: Any, data: Any, names: Sequence[str], qpos: jax.Array, qvel: jax.Array) -> dict:
-    """Derived numbers at the start of an episode: positions and velocities of bodies, and no dynamics."""
+@partial(jax.jit, static_argnums=(0, 3))
+def at_rest(mj: Any, model: Any, data: Any, names: tuple[str, ...], qpos: jax.Array, qvel: jax.Array) -> dict:
+    """Derived numbers at the start of an episode: positions and velocities of bodies, and no dynamics.
+
+    Jitted for who calls `init` outside a program: operation by operation Humanoid's kinematics take a minute.
+    """
     shapes = derived_shapes(mj, names)
     zeros = {name: jnp.zeros(shapes[name], qpos.dtype) for name in names if name in _AT_REST}
     moving = [name for name in names if name not in zeros and name != "torso"]

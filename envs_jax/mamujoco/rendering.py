@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
+from ctypes.util import find_library
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
@@ -13,8 +17,8 @@ from envs_jax import drawing
 mujoco: Any = import_module("mujoco")  # a C extension without types
 
 _NO_GL = (
-    "render: MuJoCo found no OpenGL ({error}). Without a screen, set MUJOCO_GL=egl (a GPU's driver, or the package"
-    " libegl1) or MUJOCO_GL=osmesa (the package libosmesa6) before mujoco is imported"
+    "render: MuJoCo found no OpenGL ({error}). Without a screen it needs EGL (a GPU's driver, or the package libegl1)"
+    " or OSMesa (the package libosmesa6); MUJOCO_GL=egl or MUJOCO_GL=osmesa, set before mujoco is imported, chooses"
 )
 
 
@@ -53,7 +57,21 @@ def paint(mj: Any, parts: tuple[tuple[int, ...], ...]) -> Any:
 def _renderer(mj: Any, parts: tuple[tuple[int, ...], ...], width: int, height: int) -> tuple[Any, Any]:
     painted = paint(mj, parts)
     try:
-        return mujoco.Renderer(painted, height, width), painted
+        _draw_without_a_screen()
+        renderer = mujoco.Renderer(painted, height, width)
     except Exception as error:  # each of GLFW, EGL and OSMesa fails in its own way
         # The kind of RuntimeError after which a run goes on without its video.
         raise NotImplementedError(_NO_GL.format(error=error)) from error
+    atexit.register(renderer.close)  # while OpenGL's modules are still there
+    return renderer, painted
+
+
+def _draw_without_a_screen() -> None:
+    """Where there is none and MUJOCO_GL is unset, MuJoCo would ask for a window all the same."""
+    if sys.platform != "linux" or any(os.environ.get(name) for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")):
+        return
+    for library, module in (("EGL", "mujoco.egl"), ("OSMesa", "mujoco.osmesa")):
+        if find_library(library):
+            contexts: Any = import_module("mujoco.rendering.classic.gl_context")
+            contexts.GLContext = import_module(module).GLContext
+            return

@@ -1,6 +1,6 @@
 """A video of one seed of a run, by default the median one, small enough for a page; or an HTML page of it.
 
-    MUJOCO_GL=egl python results/mamujoco/film.py RUN OUT.gif [--start 100] [--frames 100]
+    python results/mamujoco/film.py RUN OUT.gif [--start 100] [--frames 100]
     python results/mamujoco/film.py RUN OUT.html --frames 1000
 
 The page needs no OpenGL, and lets one turn the robot and step through the episode.
