@@ -8,7 +8,8 @@ closed    fixed points beside their closed forms, other coefficients, other data
 bases     CODA around learners that know no payoff, with generated and with relabelled rewards, 5 seeds: `bases.csv`
 steering  guided segments of a linear system with H = 20, N = 2, A = 3 against the guidance scale: log-probability under
           an untrained and a trained policy, consistency with the true dynamics and rewards, distance to the data, with
-          and without churn (`steering.csv`, `steering.png`)
+          and without churn (`steering.csv`, `steering.png`); and single joint actions of Twin Peaks
+          (`steering_actions.csv`, `steering_actions.png`)
 size      the guidance scale that steers best against the number of guided actions, with an exact denoiser
           (`size.csv`, `size.png`)
 
@@ -243,19 +244,30 @@ def closed() -> None:
         found = float(np.abs(_noisy(base, sigma)).mean())
         add(f"on-policy samples of spread {sigma}, twin peaks", "|theta|", float(np.sqrt(3 / 8 - sigma**2)), found)
 
-    # CODA with a share of real data: alpha theta^2 = (C alpha - 2 A) / 2 B - (1 - alpha) E[y^2] for centred data.
+    # CODA with a share alpha of generated data, the rest centred. Of samples that are the policy's actions:
+    # alpha theta^2 = (C alpha - 2 A) / 2 B - (1 - alpha) E[y^2]. Of those that there are: the first case's form.
     args = presets("cfg")["twin-peaks"]["small"]
     learner, hp, data = build(args)
+    assert isinstance(learner, Coda)
     shares = np.repeat([1.0, 0.9375, 0.8, 0.6], 4)
     hp = replace(hp, coda=replace(hp.coda, mix=1.0))  # checked as a number, then swept
     swept = jax.tree.map(lambda x: jnp.full(SEEDS, x, jnp.float32), hp)
     swept = replace(swept, coda=replace(swept.coda, mix=jnp.asarray(shares, jnp.float32)))
-    _, metrics = jax.jit(make_train(learner, 300, 1))(seed_keys(0, SEEDS), swept, data)
-    theta = np.abs(np.asarray(metrics["train/theta"])[200:]).mean(axis=(0, 2))
-    square = float(np.square(np.asarray(data.source.dataset.action)[data.source.starts]).mean())
+    state, _ = jax.jit(make_train(learner, 200, 1))(seed_keys(0, SEEDS), swept, data)
+    settled = jax.jit(jax.vmap(partial(_settled, learner), in_axes=(0, None)))(state.carries, data)
+    theta, made, made_square = (np.asarray(x, np.float64) for x in settled)  # [S, N]
+    actions = np.asarray(data.source.dataset.action)[data.source.starts, :, 0].astype(np.float64)
+    mean, square = actions.mean(axis=0), np.square(actions).mean(axis=0)
+    mix = shares[:, None]
+    own = 5 * (mix * made + (1 - mix) * mean) / (2 + 8 * (mix * made_square + (1 - mix) * square))
     for share in np.unique(shares)[::-1]:
-        exact = np.sqrt(max((5 * share - 2) / 8 - (1 - share) * square, 0.0) / share)
-        add(f"cfg, twin peaks, share {share} generated", "|theta|", float(exact), float(theta[shares == share].mean()))
+        perfect = np.sqrt(max((5 * share - 2) / 8 - (1 - share) * square.mean(), 0.0) / share)
+        case, these = f"cfg, twin peaks, share {share} generated", shares == share
+        measured = float(np.abs(theta[these]).mean())
+        add(case, "|theta|, if samples were the policy's actions", float(perfect), measured)
+        add(case, "|theta|, by samples' own mean and square", float(np.abs(own[these]).mean()), measured)
+        spread = np.sqrt(made_square - np.square(made))[these].mean()
+        print(f"samples lie {np.abs(made - theta)[these].mean():.4f} off the policy on average, spread {spread:.4f}")
 
     # CODA elsewhere: payoffs after 150 updates beside the optimum.
     twin, product = presets("policy")["twin-peaks"]["small"], presets("policy")["multiplication"]["small"]
@@ -280,6 +292,18 @@ def closed() -> None:
             float(np.median(payoff)),
         )
     write("closed.csv", rows)
+
+
+def _settled(learner: Coda, carry: Any, data: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Over 100 more updates: the mean policy, and the mean and square of the actions generated for it, [N] each."""
+
+    def one(carry: Any, _: None) -> Any:
+        acted = learner.generate(carry, data, jax.random.fold_in(carry.key, 1), 256).action[:, 0, :, 0]
+        square = jnp.mean(jnp.square(acted), axis=0)
+        carry, metrics = learner.update(carry, data)
+        return carry, (metrics["theta"], jnp.mean(acted, axis=0), square)
+
+    return jax.tree.map(partial(jnp.mean, axis=0), jax.lax.scan(one, carry, None, 100)[1])
 
 
 def _noisy(base: AnalyticMADDPG, sigma: float) -> np.ndarray:
@@ -346,7 +370,7 @@ def bases() -> None:
 
 H, N, A, S = 20, 2, 3, 4
 TOY = Layout(N, obs_size=S, action_size=A, state_size=S)
-SCALES = np.logspace(-3, 1, 13)
+SCALES = np.logspace(-3, 2, 16)
 
 
 def _toy_system() -> tuple[np.ndarray, np.ndarray]:
@@ -452,6 +476,56 @@ def steering() -> None:
     axes[0][0].axhline(diagnostics.log_prob_ceiling(H, N * A), color="grey", linestyle=":")
     axes[0][0].legend(fontsize=7)
     drawn.savefig(HERE / "steering.png")
+    _steer_actions()
+
+
+def _steer_actions() -> None:
+    """Joint actions of Twin Peaks for the policy where every run starts, by denoisers of five seeds, in 40 steps."""
+    rows, scales = [], np.array([0.0, *np.logspace(-2, 1.5, 15), 0.6])
+    for churn in (0.0, 80.0):
+        args = presets("policy")["twin-peaks"]["small"]
+        learner, hp, data = build(replace(args, edm=EDMConfig(churn=churn)))
+        assert isinstance(learner, Coda)
+        carries = jax.jit(jax.vmap(learner.init, in_axes=(0, None)))(seed_keys(0, 5), hp)
+        carries = jax.jit(jax.vmap(learner.prepare, in_axes=(0, None)))(carries, data)
+
+        def measure(carry: Any, data: Any, scale: jax.Array, learner: Coda = learner) -> dict[str, jax.Array]:
+            carry = replace(carry, coda=replace(carry.coda, guidance_scale=scale))
+            made = learner.generate(carry, data, jax.random.key(1), 512)
+            away = made.action[..., 0] - learner.act(carry, made.obs)[..., 0]
+            true = polynomial.payoff(TwinPeaks(), made.action[..., 0])
+            return {
+                "distance": jnp.mean(jnp.linalg.norm(away, axis=-1)),
+                "reward_error": diagnostics.reward_error(made.reward, true),
+            }
+
+        sweep = jax.jit(
+            jax.vmap(lambda c, data, f=measure: jax.lax.map(partial(f, c, data), jnp.asarray(scales)), (0, None))
+        )
+        found = jax.tree.map(np.asarray, sweep(carries, data))
+        for seed in range(5):
+            for i in np.argsort(scales):
+                row = {"churn": churn, "seed": seed, "guidance_scale": float(scales[i])}
+                rows.append(row | {key: float(value[seed, i]) for key, value in found.items()})
+    write("steering_actions.csv", rows)
+    drawn, axes = figure(2)
+    for churn, colour in ((0.0, COLOURS[0]), (80.0, COLOURS[1])):
+        for ax, key in zip(axes[0], ("distance", "reward_error"), strict=True):
+            for seed in range(5):
+                mine = [r for r in rows if (r["churn"], r["seed"]) == (churn, seed)]
+                label = {"label": f"churn {churn:.0f}"} if seed == 0 else {}
+                x = [r["guidance_scale"] or 0.005 for r in mine]
+                ax.plot(x[1:], [r[key] for r in mine[1:]], color=colour, alpha=0.6, **label)
+                ax.plot(x[0], mine[0][key], "o", color=colour)
+    axes[0][0].set(
+        xscale="log", yscale="log", xlabel="guidance scale (dot: none)", title="distance to the joint policy"
+    )
+    axes[0][1].set(xscale="log", xlabel="guidance scale (dot: none)", title="reward error")
+    axes[0][0].legend(fontsize=8)
+    drawn.savefig(HERE / "steering_actions.png")
+    for scale in (0.0, 0.6, 10.0):
+        mine = [r["distance"] for r in rows if r["churn"] == 0 and np.isclose(r["guidance_scale"], scale)]
+        print(f"one joint action, scale {scale}: {np.mean(mine):.4f} from the policy", flush=True)
 
 
 # --- Size ---

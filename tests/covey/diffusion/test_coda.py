@@ -135,6 +135,17 @@ def test_denoiser_is_fitted_once_whatever_the_chunks():
     assert (state.carries["prepared"] == 5.0).all() and (state.carries["updates"] == 4.0).all()
 
 
+def distances(learner, data, carries, scales):
+    """Of generated joint actions from the policies, [scales, seeds]."""
+
+    def one(carry, data, scale):
+        made = learner.generate(replace(carry, coda=replace(carry.coda, guidance_scale=scale)), data, carry.key, 64)
+        return jnp.mean(jnp.linalg.norm((made.action - learner.act(carry, made.obs))[..., 0], axis=-1))
+
+    sweep = jax.jit(jax.vmap(jax.vmap(one, (0, None, None)), (None, None, 0)))
+    return np.asarray(sweep(carries, data, jnp.asarray(scales)))
+
+
 @pytest.mark.parametrize("mode", ["policy", "cfg"])
 def test_coda_climbs_twin_peaks_which_the_dataset_alone_does_not(mode):
     """The paper's start beside the saddle; payoffs of at least 0.54 of 0.5625 for every seed, with a smaller denoiser
@@ -148,8 +159,11 @@ def test_coda_climbs_twin_peaks_which_the_dataset_alone_does_not(mode):
         "game": GameData(),
     }
     learner, hp, data = job(mode, **sizes)
-    _, metrics = jax.jit(make_train(learner, 100, 1))(seed_keys(0, 3), hp, data)
+    state, metrics = jax.jit(make_train(learner, 100, 1))(seed_keys(0, 3), hp, data)
     assert (np.asarray(metrics["eval/episode_return"])[-1] >= 0.54).all()
+    if mode == "policy":  # samples lie on the policy with the right scale, and are thrown off it by too large ones
+        none, right, large = distances(learner, data, state.carries, (0.0, 1.0, 30.0))
+        assert (none > 0.7).all() and (right < 0.1).all() and (large > 5 * right).all()
     learner, hp, data = job("none", **(sizes | {"coda": CodaConfig("none")}))
     _, metrics = jax.jit(make_train(learner, 100, 1))(seed_keys(0, 3), hp, data)
     assert (np.abs(np.asarray(metrics["train/theta"])[-1]) < 0.15).all()
