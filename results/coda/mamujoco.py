@@ -41,6 +41,7 @@ HERE = Path(__file__).parent
 SEEDS = 5
 FIT_STEPS, FIT_BATCH = 20_000, 128
 KEPT = Path("runs/reproduce/coda-mamujoco")
+LEVELS = ("poor", "medium", "good", "replay")
 SCALES = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
@@ -287,7 +288,7 @@ def summarise() -> None:
         return
     last = max(int(row["gradient_steps"]) for row in rows)
     table = []
-    for level in dict.fromkeys(row["dataset"] for row in rows):
+    for level in (level for level in LEVELS if any(row["dataset"] == level for row in rows)):
         for variant in VARIANTS:
             mine = [r for r in rows if (r["dataset"], r["variant"]) == (level, variant)]
             if not mine:
@@ -326,6 +327,7 @@ def _draw_returns(rows: list[dict[str, Any]], table: list[dict[str, Any]]) -> No
         ax.set(
             yticks=[-i for i in range(len(order))],
             yticklabels=order,
+            ylim=(0.5 - len(order), 0.5),
             title=level,
             xlabel="return, IQM and 95 % interval",
         )
