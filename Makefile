@@ -127,7 +127,7 @@ reproduce-mamujoco: reproduce-mamujoco-data ## The above; HyperMARL beside its b
 	@$(call run_or_resume,baselines/matd3.py hopper_3x1 $(HOPPER_FLAGS) --total-steps 180000 --buffer-size 180000 --sharing nops,$(STUDY)/mamujoco/nops-1e-3)
 	@$(call run_or_resume,baselines/matd3.py hopper_3x1 $(HOPPER_FLAGS) --total-steps 250000 --buffer-size 250000 --num-evaluations 10 --chunks 40 --critic-learning-rate 1e-3 --gradient-steps 256 --sharing nops,$(STUDY)/mamujoco/nops-hopping)
 	@for run in $(HOPPER); do case $$run in hyper*) program="algos/hypermarl_mappo.py";; *) program="baselines/mappo.py";; esac; \
-		$(call run_or_resume,$$program hopper_3x1 --preset-scale small --sharing $$run --no-video,$(STUDY)/mamujoco/hopper-mappo-$$run) || exit; done
+		$(call run_or_resume,$$program hopper_3x1 --preset-scale small --total-steps 500000 --sharing $$run --no-video,$(STUDY)/mamujoco/hopper-mappo-$$run) || exit; done
 	@$(call collect,mamujoco,$(HOPPER) nops-1e-3 nops-hopping $(HOPPER:%=hopper-mappo-%))
 	@$(BIN)/python -m covey.experiment.compare $(HOPPER:%=$(STUDY)/mamujoco/hopper-mappo-%) --labels $(HOPPER) \
 		--out results/mamujoco/hopper-mappo.png
