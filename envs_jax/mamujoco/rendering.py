@@ -62,7 +62,7 @@ def _renderer(mj: Any, parts: tuple[tuple[int, ...], ...], width: int, height: i
     except Exception as error:  # each of GLFW, EGL and OSMesa fails in its own way
         # The kind of RuntimeError after which a run goes on without its video.
         raise NotImplementedError(_NO_GL.format(error=error)) from error
-    atexit.register(renderer.close)  # while OpenGL's modules are still there
+    atexit.register(_renderer.cache_clear)  # closes what is there, before EGL, which has registered already, ends
     return renderer, painted
 
 

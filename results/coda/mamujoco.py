@@ -30,6 +30,7 @@ import tyro
 
 from algos.tasks_coda import Args as CodaArgs
 from algos.tasks_coda import build, presets
+from algos.tasks_offline import LEVELS
 from covey.diffusion import Coda, Fields, diagnostics
 from covey.experiment import Program, seed_keys
 from covey.experiment.plot import COLOURS
@@ -41,7 +42,6 @@ HERE = Path(__file__).parent
 SEEDS = 5
 FIT_STEPS, FIT_BATCH = 20_000, 128
 KEPT = Path("runs/reproduce/coda-mamujoco")
-LEVELS = ("poor", "medium", "good", "replay")
 SCALES = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 

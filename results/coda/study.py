@@ -481,7 +481,7 @@ def steering() -> None:
 
 def _steer_actions() -> None:
     """Joint actions of Twin Peaks for the policy where every run starts, by denoisers of five seeds, in 40 steps."""
-    rows, scales = [], np.array([0.0, *np.logspace(-2, 1.5, 15), 0.6])
+    rows, scales = [], np.sort([0.0, 0.6, *np.logspace(-2, 1.5, 15)])
     for churn in (0.0, 80.0):
         args = presets("policy")["twin-peaks"]["small"]
         learner, hp, data = build(replace(args, edm=EDMConfig(churn=churn)))
@@ -492,10 +492,9 @@ def _steer_actions() -> None:
         def measure(carry: Any, data: Any, scale: jax.Array, learner: Coda = learner) -> dict[str, jax.Array]:
             carry = replace(carry, coda=replace(carry.coda, guidance_scale=scale))
             made = learner.generate(carry, data, jax.random.key(1), 512)
-            away = made.action[..., 0] - learner.act(carry, made.obs)[..., 0]
             true = polynomial.payoff(TwinPeaks(), made.action[..., 0])
             return {
-                "distance": jnp.mean(jnp.linalg.norm(away, axis=-1)),
+                "distance": diagnostics.policy_distance(learner.act(carry, made.obs), made.action),
                 "reward_error": diagnostics.reward_error(made.reward, true),
             }
 
@@ -504,8 +503,8 @@ def _steer_actions() -> None:
         )
         found = jax.tree.map(np.asarray, sweep(carries, data))
         for seed in range(5):
-            for i in np.argsort(scales):
-                row = {"churn": churn, "seed": seed, "guidance_scale": float(scales[i])}
+            for i, scale in enumerate(scales):
+                row = {"churn": churn, "seed": seed, "guidance_scale": float(scale)}
                 rows.append(row | {key: float(value[seed, i]) for key, value in found.items()})
     write("steering_actions.csv", rows)
     drawn, axes = figure(2)

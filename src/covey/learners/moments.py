@@ -34,9 +34,8 @@ class Moments:
     def update(self, x: jax.Array) -> Moments:
         """After numbers [T, N, ...]."""
         rest = tuple(axis for axis in range(x.ndim) if axis != 1)
-        new = (jnp.mean(x, axis=rest), jnp.mean(jnp.square(x), axis=rest), jnp.ones((), jnp.float32))
-        old = (self.mean, self.square, self.weight)
-        return Moments(*(DECAY * a + (1 - DECAY) * b for a, b in zip(old, new, strict=True)))
+        new = Moments(jnp.mean(x, axis=rest), jnp.mean(jnp.square(x), axis=rest), jnp.ones((), jnp.float32))
+        return jax.tree.map(lambda a, b: DECAY * a + (1 - DECAY) * b, self, new)
 
     def normalize(self, x: jax.Array) -> jax.Array:
         """Numbers [..., N, B] minus their centre, over their scale."""
@@ -54,5 +53,5 @@ class Moments:
         centre = self.mean / weight
         # At least a ten-thousandth of the numbers' size: below, the difference of two squares is rounding.
         square = self.square / weight
-        scale = jnp.sqrt(jnp.maximum(square - jnp.square(centre), jnp.maximum(1e-8 * square, 1e-8)))
+        scale = jnp.sqrt(jnp.maximum(square - jnp.square(centre), 1e-8 * jnp.maximum(square, 1.0)))
         return centre[:, None], jnp.where(self.weight > 0, scale, 1.0)[:, None]

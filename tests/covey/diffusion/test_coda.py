@@ -9,7 +9,7 @@ import pytest
 
 from algos.tasks_coda import build, presets
 from algos.tasks_offline import GameData, Learning
-from covey.diffusion import CodaConfig, CodaHyperparameters, EDMConfig, GeneratorConfig, UNetConfig
+from covey.diffusion import CodaConfig, CodaHyperparameters, EDMConfig, GeneratorConfig, UNetConfig, diagnostics
 from covey.experiment import Program, make_train, seed_keys
 from covey.learners.offline import OfflineConfig, WorldModelConfig
 from covey.policies import PolicyConfig
@@ -140,7 +140,7 @@ def distances(learner, data, carries, scales):
 
     def one(carry, data, scale):
         made = learner.generate(replace(carry, coda=replace(carry.coda, guidance_scale=scale)), data, carry.key, 64)
-        return jnp.mean(jnp.linalg.norm((made.action - learner.act(carry, made.obs))[..., 0], axis=-1))
+        return diagnostics.policy_distance(learner.act(carry, made.obs), made.action)
 
     sweep = jax.jit(jax.vmap(jax.vmap(one, (0, None, None)), (None, None, 0)))
     return np.asarray(sweep(carries, data, jnp.asarray(scales)))
