@@ -53,7 +53,7 @@ FAITHFUL: dict[str, Physics] = {
     "inverteddoublependulum": Physics("rk4"),
 }
 FAST: dict[str, Physics] = {
-    "halfcheetah": Physics("euler", 2, 4, max_contact_points=6),
+    "halfcheetah": Physics("euler", 3, 4, max_contact_points=6),
     "coupledhalfcheetah": Physics("euler", 4, 8, max_contact_points=12),
     "ant": Physics("euler", 2, 4, max_contact_points=8),
     "manysegmentant": Physics("euler", 4, 4, max_contact_points=12),
