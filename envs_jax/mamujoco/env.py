@@ -120,10 +120,15 @@ class MaMujoco(MultiAgentEnv):
             raise ValueError(f"obsk is {self.obsk}; allowed: an integer of at least 0, or None for the whole state")
         if self.precision not in ("float32", "float64"):
             raise ValueError(f"precision is '{self.precision}'; allowed: float32, float64")
-        presets.resolve(self.physics, self.robot)
+        options = presets.resolve(self.physics, self.robot)
         require_backend(self.backend)
         if self.backend == "warp" and self.precision != "float32":
             raise ValueError(f"precision is '{self.precision}'; allowed with backend 'warp': float32")
+        if self.backend == "warp" and options.integrator == "midpoint":
+            raise ValueError(
+                f"physics has the integrator 'midpoint', which backend 'warp' has not; allowed: 'faithful', or a "
+                f"Physics(...) with {', '.join(name for name in presets.INTEGRATORS if name != 'midpoint')}"
+            )
         if self.backend == "warp" and self.randomise is not None:
             raise ValueError("randomise is given; allowed with backend 'warp': None, for it shares one model")
         agents = len(self._parts.views.parts)
@@ -200,7 +205,9 @@ class MaMujoco(MultiAgentEnv):
 
                 after = warp.advance(sim.mj, before, action, rules.frame_skip, rules.derived)
             else:
-                after = physics.advance(sim.mj, model, data, before, action, rules.frame_skip, rules.derived)
+                after = physics.advance(
+                    sim.mj, model, data, before, action, sim.integrator, rules.frame_skip, rules.derived
+                )
             broken = physics.diverged(after)
             # The last sound state stays, so that nothing that is not a number gets out of here.
             after = jax.tree.map(lambda new, old: jnp.where(broken, old, new), after, before)

@@ -23,6 +23,7 @@ mujoco: Any = import_module("mujoco")  # a C extension without types
 
 _INTEGRATORS = {
     "euler": mujoco.mjtIntegrator.mjINT_EULER,
+    "midpoint": mujoco.mjtIntegrator.mjINT_RK4,  # the nearest that MuJoCo has; see `physics`
     "rk4": mujoco.mjtIntegrator.mjINT_RK4,
     "implicitfast": mujoco.mjtIntegrator.mjINT_IMPLICITFAST,
 }
@@ -37,11 +38,13 @@ class Simulation(NamedTuple):
 
     mj: the `mujoco.MjModel` with the preset's options.
     model, data: its `mjx.Model` and an `mjx.Data` to start from, with NumPy arrays of the chosen precision as leaves.
+    integrator: the preset's; "midpoint" is not one of MuJoCo's, and so not among `mj`'s options.
     """
 
     mj: Any
     model: Any
     data: Any
+    integrator: str
 
 
 def mjcf(robot: str, segments: int = 0) -> str:
@@ -98,7 +101,7 @@ def simulation(robot: str, segments: int, version: str, physics: Physics, precis
         touching and slots
     ):
         raise RuntimeError(f"{robot}: MJX has no room for contacts; is `max_contact_points` the model's only numeric?")
-    return Simulation(mj, model, data)
+    return Simulation(mj, model, data, physics.integrator)
 
 
 def _file(robot: str) -> str:

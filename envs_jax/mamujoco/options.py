@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-INTEGRATORS = ("euler", "rk4", "implicitfast")
+INTEGRATORS = ("euler", "midpoint", "rk4", "implicitfast")
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Physics:
     """
 
     integrator: str = "euler"
-    """"euler", "rk4" (four times the work) or "implicitfast"."""
+    """"euler", "midpoint" (Runge-Kutta with two stages, which C MuJoCo has not: twice the work), "rk4" (four times the
+    work) or "implicitfast"."""
     iterations: int = 4
     """Most Newton iterations per solve."""
     ls_iterations: int = 8
@@ -58,7 +59,8 @@ FAST: dict[str, Physics] = {
     "ant": Physics("euler", 2, 4, max_contact_points=8),
     "manysegmentant": Physics("euler", 4, 4, max_contact_points=12),
     "hopper": Physics("euler", 2, 4, max_contact_points=4, floor_only=True),
-    "walker2d": Physics("euler", 2, 4, max_contact_points=4),
+    # With Euler's steps single walkers gain or lose 40 % of their return.
+    "walker2d": Physics("midpoint", 3, 4, max_contact_points=4),
     "swimmer": Physics("euler", 1, 4),
     "manysegmentswimmer": Physics("euler", 1, 4),
     "humanoid": Physics("euler", 2, 4, max_contact_points=8, floor_only=True),

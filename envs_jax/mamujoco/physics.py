@@ -4,7 +4,7 @@ What is carried is `qpos`, `qvel`, `qacc_warmstart` and the few derived numbers 
 MJX's whole `Data` (100 to 1500 bytes per environment instead of 3 to 60 kB).
 
 Derived numbers are those that MuJoCo leaves behind after its last physics step: computed before that step's
-integration (with RK4: in its fourth stage), so they lag behind `qpos` and `qvel`. Gymnasium uses them so.
+integration (with RK4: in its last stage), so they lag behind `qpos` and `qvel`. Gymnasium uses them so.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ from envs_jax.mamujoco.batching import as_one_batch
 
 mujoco: Any = import_module("mujoco")  # a C extension without types
 
-_RK4 = (np.array([0.0, 0.5, 0.5, 1.0]), np.array([1, 2, 2, 1]) / 6)
-"""Per stage, how far it reaches from the start, and its weight in the sum."""
+_STAGES = {
+    "midpoint": (np.array([0.0, 0.5]), np.array([0.0, 1.0])),
+    "rk4": (np.array([0.0, 0.5, 0.5, 1.0]), np.array([1, 2, 2, 1]) / 6),
+}
+"""Of Runge and Kutta's integrators: per stage, how far it reaches from the start, and its weight in the sum."""
 _AT_REST = ("cfrc_ext", "qfrc_actuator", "qfrc_constraint")
 """What Gymnasium shows as zeros at the start of an episode."""
 
@@ -130,7 +133,14 @@ def at_rest(mj: Any, model: Any, data: Any, names: tuple[str, ...], qpos: jax.Ar
 
 
 def advance(
-    mj: Any, model: Any, data: Any, bodies: Bodies, ctrl: jax.Array, frame_skip: int, names: tuple[str, ...]
+    mj: Any,
+    model: Any,
+    data: Any,
+    bodies: Bodies,
+    ctrl: jax.Array,
+    integrator: str,
+    frame_skip: int,
+    names: tuple[str, ...],
 ) -> Bodies:
     """`frame_skip` physics steps under `ctrl` [nu], which MuJoCo clips to its range.
 
@@ -139,18 +149,25 @@ def advance(
     values, tree = jax.tree.flatten((model, data, bodies, ctrl))
 
     def one(*values: jax.Array) -> Bodies:
-        return _advance(mj, *jax.tree.unflatten(tree, values), frame_skip, names)
+        return _advance(mj, *jax.tree.unflatten(tree, values), integrator, frame_skip, names)
 
     return as_one_batch(one)(*values)
 
 
-@partial(jax.jit, static_argnums=(0, 5, 6))
+@partial(jax.jit, static_argnums=(0, 5, 6, 7))
 def _advance(
-    mj: Any, model: Any, data: Any, bodies: Bodies, ctrl: jax.Array, frame_skip: int, names: tuple[str, ...]
+    mj: Any,
+    model: Any,
+    data: Any,
+    bodies: Bodies,
+    ctrl: jax.Array,
+    integrator: str,
+    frame_skip: int,
+    names: tuple[str, ...],
 ) -> Bodies:
     """Jitted, so that a program with several copies of this (training, evaluation; each traced more than once inside
     JAX's loops and conditions) traces MJX once: that is two seconds each time, and more under `vmap`."""
-    one_step = _rk4 if mj.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4 else _mjx_step
+    one_step = partial(_runge_kutta, *_STAGES[integrator]) if integrator in _STAGES else _mjx_step
 
     def step(bodies: Bodies, _: None) -> tuple[Bodies, None]:
         after = one_step(mj, model, data.replace(ctrl=ctrl), bodies, names)
@@ -166,8 +183,10 @@ def _mjx_step(mj: Any, model: Any, data: Any, bodies: Bodies, names: Sequence[st
     return Bodies(after.qpos, after.qvel, after.qacc_warmstart, derive(mj, model, after, names))
 
 
-def _rk4(mj: Any, model: Any, data: Any, bodies: Bodies, names: Sequence[str]) -> Bodies:
-    """RK4 as a scan over its stages. MJX's own traces the dynamics twice and unrolls: twice the compile time."""
+def _runge_kutta(
+    reaches: np.ndarray, weights: np.ndarray, mj: Any, model: Any, data: Any, bodies: Bodies, names: Sequence[str]
+) -> Bodies:
+    """A scan over stages. MJX's RK4 traces the dynamics twice and unrolls: twice the compile time."""
     dt = model.opt.timestep
 
     def stage(carry: tuple, coefficients: tuple[jax.Array, jax.Array]) -> tuple[tuple, None]:
@@ -183,8 +202,8 @@ def _rk4(mj: Any, model: Any, data: Any, bodies: Bodies, names: Sequence[str]) -
 
     zeros = jnp.zeros_like(bodies.qvel)
     first = (bodies.qvel, zeros, zeros, zeros, bodies.derived)
-    reaches, weights = (jnp.asarray(column, bodies.qpos.dtype) for column in _RK4)
-    (_, qacc, sum_qvel, sum_qacc, derived), _ = jax.lax.scan(stage, first, (reaches, weights))
+    table = (jnp.asarray(reaches, bodies.qpos.dtype), jnp.asarray(weights, bodies.qpos.dtype))
+    (_, qacc, sum_qvel, sum_qacc, derived), _ = jax.lax.scan(stage, first, table)
     return Bodies(_move(mj, bodies.qpos, sum_qvel, dt), bodies.qvel + sum_qacc * dt, qacc, derived)
 
 

@@ -343,6 +343,8 @@ def test_warp_says_what_is_missing(installed, platforms, message, monkeypatch):
         assert MaMujoco(backend="warp").num_agents == 2  # nothing of Warp is imported before the first step
         with pytest.raises(ValueError, match="precision.*warp"):
             MaMujoco(backend="warp", precision="float64")
+        with pytest.raises(ValueError, match="midpoint.*warp.*euler, rk4, implicitfast"):
+            MaMujoco(robot="walker2d", physics="fast", backend="warp")
         with pytest.raises(ValueError, match="randomise.*warp"):
             MaMujoco(backend="warp", randomise=lambda key, model: {})
     else:

@@ -49,6 +49,29 @@ def test_faithful_is_c_mujoco_to_rounding_in_float64(robot):
         assert error.max() < 1e-10, (name, error)
 
 
+def test_midpoint_has_two_stages_of_c_mujocos_forces():
+    """Of a robot with a free joint, so that orientations are moved as they should be, too; to rounding in float64."""
+    with jax.enable_x64(True):
+        env = compare.make("ant", "float64", Physics("midpoint", 6, 8, max_contact_points=8))
+        datas, rng = compare.c_states(env, 4)
+        actions = rng.uniform(-1, 1, (4, env._parts.sim.mj.nu)).astype(np.float32)
+        state, _ = compare.step_of(env)(compare.ours(env, datas), jnp.asarray(actions))
+    for i, data in enumerate(datas):
+        mj, data.ctrl[:] = data.model, actions[i]
+        for _ in range(env._parts.rules.frame_skip):
+            qpos, qvel, warm = data.qpos.copy(), data.qvel.copy(), data.qacc_warmstart.copy()
+            mujoco.mj_forward(mj, data)
+            half = qvel + 0.5 * mj.opt.timestep * data.qacc
+            mujoco.mj_integratePos(mj, data.qpos, qvel, 0.5 * mj.opt.timestep)
+            data.qvel[:], data.qacc_warmstart[:] = half, warm
+            mujoco.mj_forward(mj, data)
+            data.qpos[:], data.qvel[:] = qpos, qvel + mj.opt.timestep * data.qacc
+            mujoco.mj_integratePos(mj, data.qpos, half, mj.opt.timestep)
+            data.qacc_warmstart[:] = data.qacc
+        np.testing.assert_allclose(state.qpos[i], data.qpos, atol=1e-10)
+        np.testing.assert_allclose(state.qvel[i], data.qvel, atol=1e-9)
+
+
 def test_a_capsule_on_end_has_mujocos_contact_frame():
     """MJX's own frame is another one beyond 60 degrees, and an Ant's friction with it."""
     from mujoco.mjx._src.collision_primitive import plane_capsule
