@@ -290,6 +290,10 @@ BATTLES: dict[str, dict[str, Battle]] = {
 }
 
 
+FEED_FORWARD = (*TASKS, *ROBOTS)
+"""The tasks whose networks are not recurrent: all but SMAX."""
+
+
 def _battle(name: str, learner: Literal["ippo", "mappo"], policy: PolicyConfig) -> dict[str, Args]:
     """A map of SMAX against its built-in enemy, at both scales.
 

@@ -11,15 +11,18 @@ what deviates from the authors' code.
 Navigation's presets have the values that the HyperMARL paper settled on (arXiv 2412.04233v4, table 15, and its
 scripts): 1.2 for two agents with goals of their own, -1 for more or with half the goals shared, 0 where all have one
 goal. `navigation` is that with 4 agents and goals of their own; its small scale has 1.2 in place of -1, so that the
-constraint is at work. Dispersion's are ours: its actions are discrete, where the distance is one of logits.
+constraint is at work. The others' are ours: 1.2, and 2 where actions are discrete and the distance is one of logits.
+SMAX is left out: its networks are recurrent, which DiCo's are not.
 """
 
 from dataclasses import replace
 
 import envs_jax
-from algos.tasks import TASKS, Args, main
+from algos.tasks import FEED_FORWARD, TASKS, Args, Lazy, main, presets
+from envs_jax.spaces import Box
 
 SHARING = "dico"
+OURS = {"continuous": 1.2, "discrete": 2.0}
 # Agents, how many of them share a goal (1: none), desired diversity.
 GOALS = {
     "navigation_2_different": (2, 1, 1.2),
@@ -42,12 +45,19 @@ def _navigation(agents: int, same: int, desired_snd: float) -> dict[str, Args]:
     return {scale: _preset(replace(args, env=env), desired_snd) for scale, args in TASKS["navigation"].items()}
 
 
-PRESETS = {
-    "dispersion": {scale: _preset(args, 2.0) for scale, args in TASKS["dispersion"].items()},
-    "navigation": {
-        scale: _preset(args, {"paper": -1.0, "small": 1.2}[scale]) for scale, args in TASKS["navigation"].items()
-    },
-} | {name: _navigation(*numbers) for name, numbers in GOALS.items()}
+def _task(name: str) -> dict[str, Args]:
+    scales = _TASKS[name]
+    if name == "navigation":
+        return {"paper": _preset(scales["paper"], -1.0), "small": _preset(scales["small"], OURS["continuous"])}
+    kind = "continuous" if isinstance(scales["small"].env.action_space(), Box) else "discrete"
+    return {scale: _preset(args, OURS[kind]) for scale, args in scales.items()}
+
+
+_TASKS = presets()
+PRESETS = Lazy(
+    {name: lambda name=name: _task(name) for name in FEED_FORWARD}
+    | {name: lambda numbers=numbers: _navigation(*numbers) for name, numbers in GOALS.items()}
+)
 
 if __name__ == "__main__":
     main("dico", __doc__, PRESETS, centralised_critic=False, sharing=SHARING)

@@ -51,9 +51,11 @@ def grouped(args: tasks.Args) -> Args:
 
 
 _TASKS = tasks.presets(sharing="fups")
-_NAMES = [name for name in _TASKS if name not in tasks.BATTLES]  # Those are recurrent.
 PRESETS: Mapping[str, Any] = tasks.Lazy(
-    {name: lambda name=name: {scale: grouped(args) for scale, args in _TASKS[name].items()} for name in _NAMES}
+    {
+        name: lambda name=name: {scale: grouped(args) for scale, args in _TASKS[name].items()}
+        for name in tasks.FEED_FORWARD
+    }
 )
 
 

@@ -227,3 +227,13 @@ def test_actions_must_be_in_the_range_of_the_squashed_part():
 
     with pytest.raises(ValueError, match=r"actions in \[-1, 1\] only"):
         PPO(Strong(kind="torque"), DICO, CONFIG).actor_critic.count_parameters()
+
+
+def test_every_feed_forward_task_has_a_preset_with_a_constraint():
+    from algos.tasks import FEED_FORWARD
+    from baselines.dico import PRESETS
+
+    assert set(FEED_FORWARD) <= set(PRESETS) and "2s3z" not in PRESETS
+    for name, desired in {"bps-1": 2.0, "specialisation": 2.0, "walker2d_2x3": 1.2, "navigation_4_same": 0.0}.items():
+        for args in PRESETS[name].values():
+            assert (args.policy.sharing, args.policy.desired_snd) == ("dico", desired), name
