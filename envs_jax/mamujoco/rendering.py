@@ -53,9 +53,21 @@ def paint(mj: Any, parts: tuple[tuple[int, ...], ...]) -> Any:
     return painted
 
 
+def _endless_floor(mj: Any) -> None:
+    """Draws the floor as far as one sees, with squares as large as before: physics know no end of it, either, and a
+    good runner comes to where the picture of it would end."""
+    for plane in range(mj.ngeom):
+        if mj.geom(plane).name == "floor":
+            material, size = int(mj.geom_matid[plane]), mj.geom_size[plane, :2].copy()
+            if material >= 0:
+                mj.mat_texrepeat[material] /= 2 * size  # per metre, where a plane has no size
+            mj.geom_size[plane, :2] = 0
+
+
 @lru_cache(maxsize=8)
 def _renderer(mj: Any, parts: tuple[tuple[int, ...], ...], width: int, height: int) -> tuple[Any, Any]:
     painted = paint(mj, parts)
+    _endless_floor(painted)
     try:
         _draw_without_a_screen()
         renderer = mujoco.Renderer(painted, height, width)

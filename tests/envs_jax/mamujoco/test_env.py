@@ -233,6 +233,18 @@ def test_agents_have_their_colours():
         np.testing.assert_allclose(painted.geom(geom).rgba[:3], drawing.to_rgb(drawing.agent_color(agent)), atol=1e-6)
 
 
+def test_pictures_have_a_floor_without_end():
+    """HalfCheetah's ends after 40 m in its MJCF, which a trained one passes in 200 steps."""
+    from envs_jax.mamujoco.rendering import _endless_floor, paint
+
+    env = MaMujoco(partition="2x3")
+    mj, painted = env._parts.sim.mj, paint(env._parts.sim.mj, env._parts.views.parts)
+    _endless_floor(painted)
+    assert list(painted.geom("floor").size[:2]) == [0, 0] and list(mj.geom("floor").size[:2]) == [40, 40]
+    floor = mj.geom("floor").matid[0]
+    np.testing.assert_allclose(painted.mat_texrepeat[floor] * 80, mj.mat_texrepeat[floor])  # squares of the same size
+
+
 # --- Pages ---
 
 DRAW = """
