@@ -119,7 +119,13 @@ reproduce-mamujoco-data: setup ## Behaviour policies and offline datasets of sev
 HOPPER := nops fups_id hyper_mlp
 HOPPER_FLAGS := --preset-scale small --hidden-sizes 64 64 --total-steps 150000 --buffer-size 150000 \
 	--num-evaluations 12 --chunks 24 --no-video
-reproduce-mamujoco: reproduce-mamujoco-data ## The above; HyperMARL beside its baselines on Hopper; what the fast physics costs (an hour more)
+CHEETAH := fups_id hyper_mlp
+CHEETAH_FLAGS := --preset-scale small --total-steps 100000 --buffer-size 100000 --num-evaluations 5 --chunks 20 --no-video
+reproduce-mamujoco: reproduce-mamujoco-data ## The above; HyperMARL beside its baselines on HalfCheetah and Hopper; what the fast physics costs (two hours more)
+	@for run in $(CHEETAH); do \
+		case $$run in hyper*) program="algos/hypermarl_matd3.py"; rate="1e-4 --hypernet-init exact";; \
+			*) program="baselines/matd3.py"; rate=1e-3;; esac; \
+		$(call run_or_resume,$$program halfcheetah_2x3 $(CHEETAH_FLAGS) --learning-rate $$rate --sharing $$run,$(STUDY)/mamujoco/halfcheetah-$$run) || exit; done
 	@for run in $(HOPPER); do \
 		case $$run in hyper*) program="algos/hypermarl_matd3.py"; rate="2e-5 --hypernet-init exact";; \
 			*) program="baselines/matd3.py"; rate=3e-4;; esac; \
@@ -128,7 +134,7 @@ reproduce-mamujoco: reproduce-mamujoco-data ## The above; HyperMARL beside its b
 	@$(call run_or_resume,baselines/matd3.py hopper_3x1 $(HOPPER_FLAGS) --total-steps 250000 --buffer-size 250000 --num-evaluations 10 --chunks 40 --critic-learning-rate 1e-3 --gradient-steps 256 --sharing nops,$(STUDY)/mamujoco/nops-hopping)
 	@for run in $(HOPPER); do case $$run in hyper*) program="algos/hypermarl_mappo.py";; *) program="baselines/mappo.py";; esac; \
 		$(call run_or_resume,$$program hopper_3x1 --preset-scale small --total-steps 500000 --sharing $$run --no-video,$(STUDY)/mamujoco/hopper-mappo-$$run) || exit; done
-	@$(call collect,mamujoco,$(HOPPER) nops-1e-3 nops-hopping $(HOPPER:%=hopper-mappo-%))
+	@$(call collect,mamujoco,$(HOPPER) nops-1e-3 nops-hopping $(HOPPER:%=hopper-mappo-%) $(CHEETAH:%=halfcheetah-%))
 	@$(BIN)/python -m covey.experiment.compare $(HOPPER:%=$(STUDY)/mamujoco/hopper-mappo-%) --labels $(HOPPER) \
 		--out results/mamujoco/hopper-mappo.png
 	@cp $(STUDY)/mamujoco/nops-hopping/curve.png results/mamujoco/nops-hopping.png

@@ -237,7 +237,7 @@ def _generated(scales: dict[str, Args]) -> dict[str, Args]:
     the initial scale that does not depend on the generator.
 
     A generated weight is a sum over 64 features, so a step of Adam moves it several times as far as the same step moves
-    a weight of its own. At the others' rate Walker2d's return was half as high (docs/hypermarl_findings.md).
+    a weight of its own. What was tried on Walker2d is in docs/hypermarl_findings.md.
     """
     small = scales["small"]
     if small.policy.sharing != "hyper_mlp":
