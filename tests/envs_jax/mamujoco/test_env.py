@@ -242,7 +242,7 @@ def test_pictures_have_a_floor_without_end():
     _endless_floor(painted)
     assert list(painted.geom("floor").size[:2]) == [0, 0] and list(mj.geom("floor").size[:2]) == [40, 40]
     floor = mj.geom("floor").matid[0]
-    np.testing.assert_allclose(painted.mat_texrepeat[floor] * 80, mj.mat_texrepeat[floor])  # squares of the same size
+    np.testing.assert_allclose(painted.mat_texrepeat[floor] * 40, mj.mat_texrepeat[floor])
 
 
 # --- Pages ---
