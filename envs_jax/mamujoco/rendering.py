@@ -60,7 +60,7 @@ def _endless_floor(mj: Any) -> None:
         if mj.geom(plane).name == "floor":
             material, size = int(mj.geom_matid[plane]), mj.geom_size[plane, :2].copy()
             if material >= 0:
-                mj.mat_texrepeat[material] /= size  # in two metres, where a plane has no size (which is half its length)
+                mj.mat_texrepeat[material] /= size  # of two metres, where a plane has no (half) size
             mj.geom_size[plane, :2] = 0
 
 
