@@ -258,11 +258,11 @@ def _mappo(
 
 ROBOTS: dict[str, Callable[[], dict[str, Args]]] = {
     "halfcheetah_2x3": lambda: _robot(
-        "mamujoco/halfcheetah_2x3", 180_000, **_mappo(5e-4, 0.05, 15, 1, 0.01, 200, False)
+        "mamujoco/halfcheetah_2x3", 150_000, **_mappo(5e-4, 0.05, 15, 1, 0.01, 200, False)
     ),
-    "hopper_3x1": lambda: _robot("mamujoco/hopper_3x1", 200_000, **_mappo(5e-4, 0.05, 10, 1, 0.0, 200, True)),
+    "hopper_3x1": lambda: _robot("mamujoco/hopper_3x1", 160_000, **_mappo(5e-4, 0.05, 10, 1, 0.0, 200, True)),
     "ant_4x2": lambda: _robot("mamujoco/ant_4x2", 80_000, **_mappo(5e-4, 0.1, 5, 1, 0.0, 200, False)),
-    "walker2d_2x3": lambda: _robot("mamujoco/walker2d_2x3", 120_000, **_mappo(1e-3, 0.05, 5, 2, 0.0, 200, True)),
+    "walker2d_2x3": lambda: _robot("mamujoco/walker2d_2x3", 100_000, **_mappo(1e-3, 0.05, 5, 2, 0.0, 200, True)),
     "humanoid_17x1": lambda: _robot("mamujoco/humanoid_17x1", 30_000, 8, **_mappo(5e-4, 0.1, 5, 1, 0.0, 100, True)),
     # HARL has no MAPPO for the swimmer: the ant's settings.
     "swimmer_10x2": lambda: _robot(
