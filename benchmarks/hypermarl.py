@@ -8,7 +8,7 @@
     python benchmarks/hypermarl.py unseen          # an agent that training left out: its embedding alone is fitted
     python benchmarks/hypermarl.py embeddings      # cosine distances of embeddings after the Navigation study
 
-Each writes a table of its name in results/hypermarl.
+Each writes a table of its name in results/hypermarl, row by row (NAME.csv.part until it is whole).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,7 @@ from covey.policies import ActorCritic, PolicyConfig
 from covey.policies.hypernet import Hypernetwork
 
 OUT = Path("results/hypermarl")
+Row = dict[str, Any]
 HYPER = PolicyConfig("hyper_mlp", embedding_dim=4, hypernet_hidden_sizes=(64,))
 VARIANTS = {
     "fups_id": PolicyConfig("fups_id"),
@@ -89,27 +90,24 @@ def intervals(columns: Mapping[str, np.ndarray], form: str) -> dict[str, str]:
 # --- Parameters ---
 
 
-def parameters(args: Args) -> list[dict[str, Any]]:
+def parameters(args: Args) -> Iterator[Row]:
     """Trained numbers of actor and critic on Dispersion's networks (16 observations, 9 actions, two layers of 64)."""
     schemes = {name: VARIANTS[name] for name in ("fups_id", "nops", "hyper_linear", "hyper_mlp")} | {
         "hyper_mlp, low-rank heads": replace(HYPER, hypernet_head="low_rank"),
         "hyper_mlp, chunked heads": replace(HYPER, hypernet_head="chunked"),
     }
-    rows = []
     for num_agents in (4, 8, 16, 32, 64, 128, 256, 512, 1024):
         for name, config in schemes.items():
             count = ActorCritic(config, num_agents, 16, 9).count_parameters()
-            rows.append({"agents": num_agents, "sharing": name, "parameters": count})
-    return rows
+            yield {"agents": num_agents, "sharing": name, "parameters": count}
 
 
 # --- Speed ---
 
 
-def speed(args: Args) -> list[dict[str, Any]]:
+def speed(args: Args) -> Iterator[Row]:
     """One step of recurrent actors, and the gradient of a step, as in the paper's appendix F.4: 128 samples of each
     agent, a GRU and layers of 64, embeddings of 64; weights are generated in each call. Schemes take turns."""
-    rows = []
     for num_agents in (2, 4, 8, 16, 32, 64, 128, 256, 512):
         programs = {}
         for sharing in ("fups_id", "nops", "hyper_linear", "hyper_mlp"):
@@ -136,16 +134,14 @@ def speed(args: Args) -> list[dict[str, Any]]:
                 seconds[sharing, what] += time_calls(lambda c=compiled[what], i=inputs: c.call(*i), 3)
         for sharing, (compiled, (params, *_)) in programs.items():
             size = sum(leaf.size for leaf in jax.tree.leaves(params))
-            row: dict[str, Any] = {"agents": num_agents, "sharing": sharing, "actor_parameters": size}
+            row: Row = {"agents": num_agents, "sharing": sharing, "actor_parameters": size}
             for what in ("forward", "gradient"):
                 median = statistics.median(seconds[sharing, what])
                 row[f"{what}_ms"] = round(1e3 * median, 3)
                 row[f"{what}_to_nops"] = round(median / statistics.median(seconds["nops", what]), 3)
                 row[f"{what}_mib"] = round(compiled[what].temporary_bytes / 2**20, 2)
             row["parameters_mib"] = round(4 * size / 2**20, 3)
-            rows.append(row)
-            print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    return rows
+            yield row
 
 
 # --- Gradients ---
@@ -183,11 +179,10 @@ class MeasuredPPO(PPO):
         }
 
 
-def noise(args: Args) -> list[dict[str, Any]]:
+def noise(args: Args) -> Iterator[Row]:
     """Dispersion, 4 agents, the paper's PPO, networks of 32-32 (per-sample weights are dear): noise at each update of a
     run, averaged over updates."""
     preset = TASKS["dispersion"]["paper"]
-    rows = []
     for name, config in VARIANTS.items():
         config = replace(config, hidden_sizes=(32, 32), hypernet_hidden_sizes=(16,))
         learner = MeasuredPPO(preset.env, config, preset.ppo, num_updates=args.updates, minibatches=args.minibatches)
@@ -199,12 +194,10 @@ def noise(args: Args) -> list[dict[str, Any]]:
         }
         # Over updates averaged first: one update's signal can be below 0.
         ratio = means["noise_trace"] / means["noise_signal"]
-        row: dict[str, Any] = {"sharing": name, "parameters": learner.actor_critic.count_parameters()}
+        row: Row = {"sharing": name, "parameters": learner.actor_critic.count_parameters()}
         row |= {"seeds": args.seeds, "updates": args.updates, "minibatches": args.minibatches}
         row |= intervals({**means, "noise_to_signal": ratio}, ".4g")
-        rows.append(row)
-        print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    return rows
+        yield row
 
 
 # --- Conflict ---
@@ -253,12 +246,11 @@ class OpposedPPO(MeasuredPPO):
         return actor
 
 
-def conflict(args: Args) -> list[dict[str, Any]]:
+def conflict(args: Args) -> Iterator[Row]:
     """Matching games with the settings of the toy study (60 000 steps of PPO): cosines of agents' policy gradients,
     averaged over all updates of a run and over its first and last fifth. NoPS has no parameter in common: 0."""
     schemes = {name: VARIANTS[name] for name in ("fups_id", "hyper_linear", "hyper_mlp")}
     schemes = {"fups": PolicyConfig("fups"), "fups_id_only": PolicyConfig("fups_id_only")} | schemes
-    rows = []
     for game, num_agents, (name, config) in itertools.product(args.games, args.agents, schemes.items()):
         preset = TASKS[game]["small"]
         env = replace(preset.env, num_agents=num_agents)
@@ -271,22 +263,19 @@ def conflict(args: Args) -> list[dict[str, Any]]:
         columns = {f"cosine{key}": values.mean(axis=0) for key, values in cosines.items()}  # [S]
         columns |= {"first_fifth": cosines[""][:fifth].mean(axis=0), "last_fifth": cosines[""][-fifth:].mean(axis=0)}
         columns["reward"] = np.asarray(metrics["eval/reward"][-1], np.float64).mean(axis=-1)
-        row: dict[str, Any] = {"game": game, "agents": num_agents, "sharing": name, "seeds": args.seeds}
+        row: Row = {"game": game, "agents": num_agents, "sharing": name, "seeds": args.seeds}
         row |= {"updates": num_updates}
         row |= intervals(columns, ".3f")
-        rows.append(row)
-        print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    return rows
+        yield row
 
 
 # --- Diversity ---
 
 
-def diversity(args: Args) -> list[dict[str, Any]]:
+def diversity(args: Args) -> Iterator[Row]:
     """System neural diversity (Jensen-Shannon distance) of the policies that the studies' small variants ended with,
     per seed. The schemes of a panel are asked about one pool: what the agents of all of its runs see, 2 environments x
     one episode of each seed. Policies are sampled, as in training."""
-    rows = []
     for name in args.studies:
         read = study.read(Path("results/studies") / f"{name}.toml", small=True)
         panels: dict[tuple[str, ...], dict[str, tuple[Any, Any]]] = {}
@@ -303,14 +292,10 @@ def diversity(args: Args) -> list[dict[str, Any]]:
         for panel, policies in panels.items():
             for sharing, values in _diversities(policies).items():
                 low, high = bootstrap_interval(values)
-                row: dict[str, Any] = {"study": read.name, "panel": "-".join(panel), "sharing": sharing}
+                row: Row = {"study": read.name, "panel": "-".join(panel), "sharing": sharing}
                 row |= {"seeds": len(values), "snd": f"{iqm(values):.3f}", "low": f"{low:.3f}", "high": f"{high:.3f}"}
                 row |= {"each": " ".join(f"{value:.3f}" for value in values)}
-                rows.append(row)
-                print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    if not rows:
-        raise SystemExit(f"error: no runs in {args.runs}")
-    return rows
+                yield row
 
 
 def _diversities(policies: Mapping[str, tuple[Any, Any]]) -> dict[str, np.ndarray]:
@@ -361,11 +346,10 @@ class Partial(Hypernetwork):
         return weights
 
 
-def unseen(args: Args) -> list[dict[str, Any]]:
+def unseen(args: Args) -> Iterator[Row]:
     """Matching games of 4 agents: the last one acts along, but nothing learns from it while the others (and with them
     the generator) are trained; then one with a random embedding takes its place, and these 4 numbers alone are fitted,
     in as many steps. Greedy reward per step."""
-    rows = []
     for game in args.games:
         preset = TASKS[game]["small"]
         num_updates = preset.run.updates(preset.ppo.steps_per_update)
@@ -400,19 +384,16 @@ def unseen(args: Args) -> list[dict[str, Any]]:
         stages |= {"random embedding in its place": before, "that embedding fitted": after}
         for stage, reward in stages.items():
             values = np.asarray(reward, np.float64)
-            row: dict[str, Any] = {"game": game, "agents": 4, "seeds": args.seeds, "stage": stage}
+            row: Row = {"game": game, "agents": 4, "seeds": args.seeds, "stage": stage}
             row |= intervals({"team": values.mean(axis=1), "last_agent": values[:, -1]}, ".4g")
-            rows.append(row)
-            print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    return rows
+            yield row
 
 
 # --- Embeddings ---
 
 
-def distances(args: Args) -> list[dict[str, Any]]:
+def distances(args: Args) -> Iterator[Row]:
     """Mean cosine distance between agents' embeddings after Navigation with 4 agents, per scenario."""
-    rows = []
     for goals in ("4_same", "4_half", "4_different"):
         path = args.runs / "navigation-small" / f"{goals}-hyper_mlp" / "policy.safetensors"
         if not path.exists():
@@ -420,17 +401,11 @@ def distances(args: Args) -> list[dict[str, Any]]:
             continue
         tables = [value for key, value in load_file(path).items() if key.endswith("embedding")]
         result = embeddings.distance_test(jnp.asarray(tables[0]))
-        rows.append(
-            {"goals": goals, "seeds": tables[0].shape[0], "mean": f"{result.mean:.4f}",
-             "standard_deviation": f"{result.deviation:.4f}", "p_value_against_1": f"{result.p_value:.4g}"}
-        )  # fmt: skip
-        print(rows[-1])
-    if not rows:
-        raise SystemExit(f"error: no runs in {args.runs}")
-    return rows
+        row: Row = {"goals": goals, "seeds": tables[0].shape[0], "mean": f"{result.mean:.4f}"}
+        yield row | {"standard_deviation": f"{result.deviation:.4f}", "p_value_against_1": f"{result.p_value:.4g}"}
 
 
-MEASUREMENTS: dict[str, Callable[[Args], list[dict[str, Any]]]] = {
+MEASUREMENTS: dict[str, Callable[[Args], Iterator[Row]]] = {
     "parameters": parameters,
     "speed": speed,
     "gradients": noise,
@@ -440,6 +415,14 @@ MEASUREMENTS: dict[str, Callable[[Args], list[dict[str, Any]]]] = {
     "embeddings": distances,
 }
 
+
+def shown(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows, each printed as it comes."""
+    for row in rows:
+        print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+        yield row
+
+
 if __name__ == "__main__":
     args = tyro.cli(Args, description=__doc__)
-    write_table(OUT / f"{args.what}.csv", MEASUREMENTS[args.what](args), " ".join(["python", *sys.argv]))
+    write_table(OUT / f"{args.what}.csv", shown(MEASUREMENTS[args.what](args)), " ".join(["python", *sys.argv]))

@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,12 +58,24 @@ def machine() -> str:
     )
 
 
-def write_table(path: Path, rows: list[dict[str, Any]], command: str) -> None:
-    """A CSV whose first lines, starting with '#', say how it was made."""
+def write_table(path: Path, rows: Iterable[dict[str, Any]], command: str) -> None:
+    """A CSV whose first lines, starting with '#', say how it was made.
+
+    Each row is written as it comes, to PATH.part: a run that is cut off leaves what it had, and the table of before.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    part = path.with_name(f"{path.name}.part")
+    with part.open("w", newline="") as file:
         file.write(f"# {command}\n# {machine()}\n")
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = None
+        for row in rows:
+            if writer is None:
+                writer = csv.DictWriter(file, list(row))
+                writer.writeheader()
+            writer.writerow(row)
+            file.flush()
+    if writer is None:
+        part.unlink()
+        raise SystemExit(f"error: nothing was measured; {path} is as it was")
+    part.replace(path)
     print(f"wrote {path}")
