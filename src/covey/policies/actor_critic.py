@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from covey.policies.dico import DiversityControl
 from covey.policies.encoders import Encoded, EncoderName, GridEncoder, make_encoder
@@ -36,6 +37,8 @@ class PolicyConfig:
     """Units in each hidden layer of actor and critic (of feed-forward networks)."""
     activation: Activation = "relu"
     """Activation of actor and critic."""
+    initial_std: float = 1.0
+    """Standard deviation that continuous actions start with; it is learned, and no hypernetwork generates it."""
     recurrent: bool = False
     """Use a gated recurrent unit in actor and critic; hypernetworks then generate the layers after it."""
     recurrent_size: int = 128
@@ -104,6 +107,8 @@ class PolicyConfig:
             raise ValueError("hypernet_hidden_sizes is empty; hyper_mlp needs a layer (hyper_linear has none)")
         if not self.hypernet_decoupled and self.recurrent:
             raise ValueError("hypernet_decoupled is False with recurrent; allowed: feed-forward networks only")
+        if not 0 < self.initial_std < np.inf:
+            raise ValueError(f"initial_std is {self.initial_std}; allowed: a number above 0")
         if self.desired_snd < 0 and self.desired_snd != -1:
             raise ValueError(f"desired_snd is {self.desired_snd}; allowed: at least 0, or -1 for no constraint")
         if not 0 < self.snd_rate <= 1:
@@ -215,7 +220,8 @@ class ActorCritic:
             if self.global_size is None
             else network(self.global_size, 1, 1.0, None),
         }
-        return networks | ({"log_std": Vector(self.num_outputs)} if self.continuous else {})
+        log_std = Vector(self.num_outputs, float(np.log(config.initial_std)))
+        return networks | ({"log_std": log_std} if self.continuous else {})
 
     def _matched(self) -> PolicyConfig:
         """This config with hidden layers widened in proportion until its parameters come closest to hyper_mlp's."""

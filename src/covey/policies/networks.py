@@ -26,12 +26,13 @@ Dense: TypeAlias = Callable[[Weights, str, jax.Array], jax.Array]
 class Leaf:
     """One weight array of one agent's network, and its standard initialisation.
 
-    A matrix starts orthogonal with the given gain (`blocks` of them side by side), a vector at zero.
+    A matrix starts orthogonal with the given gain (`blocks` of them side by side), a vector at `initial`.
     """
 
     shape: tuple[int, ...]
     gain: float = 0.0
     blocks: int = 1
+    initial: float = 0.0
     generated: bool = True
     """Whether a hypernetwork generates it; else it is one weight shared by all agents (a GRU, say)."""
 
@@ -50,7 +51,7 @@ class Leaf:
     def init(self, key: jax.Array) -> jax.Array:
         """Initial weights, float32[shape]."""
         if len(self.shape) < 2:
-            return jnp.zeros(self.shape, jnp.float32)
+            return jnp.full(self.shape, self.initial, jnp.float32)
         block = (self.shape[0], self.shape[1] // self.blocks)
         keys = jax.random.split(key, self.blocks)
         return self.gain * jnp.concatenate([orthogonal(k, block) for k in keys], axis=-1)
@@ -240,9 +241,10 @@ class Vector:
     """A learned vector that depends on nothing (the log standard deviations of a Gaussian policy); never generated."""
 
     size: int
+    initial: float = 0.0
 
     def leaves(self) -> dict[str, Leaf]:
-        return {"value": Leaf((self.size,), generated=False)}
+        return {"value": Leaf((self.size,), initial=self.initial, generated=False)}
 
     def start(self, num_agents: int, batch: int) -> jax.Array:
         return jnp.zeros((num_agents, batch, 0), jnp.float32)
