@@ -45,6 +45,13 @@ def obs():
 # --- Initialisation ---
 
 
+@pytest.mark.parametrize("sharing", [*SHARINGS, "nops_actors", "dico"])
+def test_continuous_policies_start_with_the_standard_deviation_that_is_asked_for(sharing):
+    ac = ActorCritic(replace(SMALL, sharing=sharing, initial_std=0.3), N, O, A, continuous=True)
+    log_std = ac.log_std(ac.weights(ac.init(jax.random.key(0))))
+    np.testing.assert_allclose(np.broadcast_to(np.exp(log_std), (N, 1, A)), 0.3, rtol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(7, 7), (5, 12), (12, 5), (9, 1)])
 def test_orthogonal_is_orthonormal(shape):
     x = np.asarray(orthogonal(jax.random.key(0), shape), np.float64)
@@ -448,6 +455,7 @@ def test_masked_actions_have_probability_zero_and_finite_gradients():
         ({"hidden_sizes": (64, 0)}, "hidden_sizes"),
         ({"sharing": "hyper_mlp", "hypernet_hidden_sizes": ()}, "hyper_linear"),
         ({"hypernet_rank": 0}, "hypernet_rank is 0"),
+        ({"initial_std": 0.0}, "initial_std is 0.0; allowed: a number above 0"),
         ({"hypernet_decoupled": False, "recurrent": True}, "feed-forward"),
     ],
 )
