@@ -203,16 +203,21 @@ def _robot(env_id: str, small_steps: int, small_minibatches: int = 32, **numbers
     """A MaMuJoCo task at both scales; `numbers` are fields of PPO's settings, by name. `small_steps` of the small one
     take less than five minutes on two cores (with 10 and 17 agents, in fewer gradient steps).
 
-    Settings of HARL's MAPPO, which the paper's experiments come from. It also has layers that normalise their inputs, a
-    Huber loss and bounded standard deviations, which PPO here has not; there an agent sees the whole state, too.
+    Settings of HARL's MAPPO, which the paper's experiments come from, where an agent sees the whole state, too.
     """
     hp = {name: numbers.pop(name) for name in ("learning_rate", "clip_epsilon", "entropy_coefficient")}
     return {
         "paper": Args(
             env=envs_jax.make(env_id, obsk=None),
-            policy=PolicyConfig(hidden_sizes=(128, 128, 128), generate="actor"),
-            ppo=PPOConfig(num_envs=20, eval_episodes=40, normalize_values=True, **numbers),
-            hp=PPOHyperparameters(**hp, max_grad_norm=10.0, value_coefficient=1.0),
+            policy=PolicyConfig(
+                hidden_sizes=(128, 128, 128),
+                layer_norm=True,
+                initial_std=0.3655,  # 0.5 sigmoid(1)
+                max_std=0.5,
+                generate="actor",
+            ),
+            ppo=PPOConfig(num_envs=20, eval_episodes=40, normalize_values=True, value_loss="huber", **numbers),
+            hp=PPOHyperparameters(**hp, max_grad_norm=10.0, value_coefficient=1.0, huber_delta=10.0),
             run=RunConfig(num_seeds=5, total_steps=10_000_000, num_evaluations=100, chunks=100),
         ),
         "small": Args(  # Ours.

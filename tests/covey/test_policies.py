@@ -52,6 +52,15 @@ def test_continuous_policies_start_with_the_standard_deviation_that_is_asked_for
     np.testing.assert_allclose(np.broadcast_to(np.exp(log_std), (N, 1, A)), 0.3, rtol=1e-6)
 
 
+def test_bounded_standard_deviations_stay_below_their_bound():
+    ac = ActorCritic(replace(SMALL, sharing="nops", initial_std=0.3, max_std=0.5), N, O, A, continuous=True)
+    params = ac.init(jax.random.key(0))
+    np.testing.assert_allclose(np.exp(ac.log_std(ac.weights(params))), 0.3, rtol=1e-6)
+    for learned, std in ((0.0, 0.25), (1.0, 0.5 / (1.0 + np.exp(-1.0))), (50.0, 0.5), (-20.0, 0.5 * np.exp(-20.0))):
+        params["log_std"]["value"] = jnp.full((N, A), learned)
+        np.testing.assert_allclose(np.exp(ac.log_std(ac.weights(params))), std, rtol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(7, 7), (5, 12), (12, 5), (9, 1)])
 def test_orthogonal_is_orthonormal(shape):
     x = np.asarray(orthogonal(jax.random.key(0), shape), np.float64)
@@ -226,6 +235,29 @@ def test_gru_equals_flax(obs):
         embedded = jax.nn.relu(x[t, 0] @ weights["embed/kernel"][0] + weights["embed/bias"][0])
         hidden, _ = nn.GRUCell(8).apply(cell, hidden, embedded)
     np.testing.assert_allclose(memory[0], hidden, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "sharing,recurrent", [("fups", False), ("nops", False), ("nops", True), ("hyper_mlp", True), ("dico", False)]
+)
+def test_layer_norm_equals_flax_and_forgets_the_scale_of_observations(sharing, recurrent, obs):
+    """Inputs and what leaves each hidden layer are normalised, in actor and critic."""
+    from flax import linen as nn
+
+    ac = make(sharing=sharing, recurrent=recurrent, layer_norm=True)
+    params = ac.init(jax.random.key(0))
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), params)
+    for one, other in zip(outputs(ac, params, obs), outputs(ac, params, 5.0 + 100.0 * obs), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+    if sharing == "nops" and not recurrent:
+        norm = nn.LayerNorm(use_scale=False, use_bias=False, epsilon=1e-5)
+        weights = ac.weights(params)["critic"]
+        x = norm.apply({}, obs[0])
+        for layer in ("hidden_0", "hidden_1"):
+            x = jnp.einsum("nbi,nio->nbo", x, weights[f"{layer}/kernel"]) + weights[f"{layer}/bias"][:, None]
+            x = norm.apply({}, jax.nn.relu(x))
+        x = jnp.einsum("nbi,nio->nbo", x, weights["output/kernel"]) + weights["output/bias"][:, None]
+        np.testing.assert_allclose(outputs(ac, params, obs)[1][0], x[..., 0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("sharing", ["nops", "hyper_mlp"])
@@ -456,6 +488,7 @@ def test_masked_actions_have_probability_zero_and_finite_gradients():
         ({"sharing": "hyper_mlp", "hypernet_hidden_sizes": ()}, "hyper_linear"),
         ({"hypernet_rank": 0}, "hypernet_rank is 0"),
         ({"initial_std": 0.0}, "initial_std is 0.0; allowed: a number above 0"),
+        ({"max_std": 0.5}, r"max_std is 0.5; allowed: a number above initial_std \(1.0\), or None"),
         ({"hypernet_decoupled": False, "recurrent": True}, "feed-forward"),
     ],
 )

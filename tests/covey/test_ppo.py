@@ -142,6 +142,11 @@ def test_loss_parts_by_hand():
     # value 1, old 0, target 2: clipped to 0.2, error 3.24; unclipped error 1.
     np.testing.assert_allclose(clipped_value_loss(jnp.ones(1), jnp.zeros(1), 2 * jnp.ones(1), 0.2), 1.62, rtol=1e-6)
     np.testing.assert_allclose(clipped_value_loss(jnp.ones(1), jnp.zeros(1), 2 * jnp.ones(1), None), 0.5, rtol=1e-6)
+    # Huber's with delta 0.5: 0.5 (1.8 - 0.25) clipped, 0.5 (1 - 0.25) not.
+    huber = (jnp.ones(1), jnp.zeros(1), 2 * jnp.ones(1))
+    np.testing.assert_allclose(clipped_value_loss(*huber, 0.2, 0.5), 0.775, rtol=1e-6)
+    np.testing.assert_allclose(clipped_value_loss(*huber, None, 0.5), 0.375, rtol=1e-6)
+    np.testing.assert_allclose(clipped_value_loss(*huber, 0.2, 10.0), 1.62, rtol=1e-6)
     x = jnp.arange(12.0).reshape(1, 3, 4)
     np.testing.assert_allclose(normalize(x, "agent").mean((0, 2)), 0.0, atol=1e-6)
     np.testing.assert_allclose(normalize(x, "agent").std((0, 2)), 1.0, rtol=1e-5)

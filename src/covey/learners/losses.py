@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import optax
 
 AdvantageScale: TypeAlias = Literal["minibatch", "agent", "none"]
 
@@ -51,14 +52,27 @@ def clipped_policy_loss(log_ratio: jax.Array, advantage: jax.Array, epsilon: jax
 
 
 def clipped_value_loss(
-    value: jax.Array, old_value: jax.Array, target: jax.Array, epsilon: jax.Array | float | None
+    value: jax.Array,
+    old_value: jax.Array,
+    target: jax.Array,
+    epsilon: jax.Array | float | None,
+    huber_delta: jax.Array | float | None = None,
 ) -> jax.Array:
-    """0.5 mean max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2); without eps the plain squared error."""
-    error = jnp.square(value - target)
+    """mean max(L(V - R), L(V_old + clip(V - V_old, -eps, eps) - R)); without eps mean L(V - R).
+
+    L(x) = 0.5 x^2; with `huber_delta` d (Huber 1964) that up to |x| = d, and d (|x| - 0.5 d) beyond.
+    """
+
+    def loss(error: jax.Array) -> jax.Array:
+        if huber_delta is None:
+            return 0.5 * jnp.square(error)
+        return optax.losses.huber_loss(error, delta=huber_delta)  # type: ignore[arg-type]
+
+    worst = loss(value - target)
     if epsilon is not None:
         clipped = old_value + jnp.clip(value - old_value, -epsilon, epsilon)
-        error = jnp.maximum(error, jnp.square(clipped - target))
-    return 0.5 * jnp.mean(error)
+        worst = jnp.maximum(worst, loss(clipped - target))
+    return jnp.mean(worst)
 
 
 def normalize(advantage: jax.Array, over: AdvantageScale) -> jax.Array:

@@ -246,7 +246,8 @@ class TwinCritic:
     @cached_property
     def networks(self) -> dict[str, Network]:
         inputs = self.scheme.input_size(self.input_size)
-        return {"critic": MLP(inputs, 1, self.hidden_sizes, self.policy_config.activation, 1.0)}
+        policy = self.policy_config
+        return {"critic": MLP(inputs, 1, self.hidden_sizes, policy.activation, layer_norm=policy.layer_norm)}
 
     def count_parameters(self) -> int:
         """How many numbers are trained."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +65,8 @@ class PPOConfig:
     critic then hardly moves, unless values are normalised."""
     normalize_values: bool = False
     """The critic learns returns minus their running mean, over their running deviation, for each agent."""
+    value_loss: Literal["squared", "huber"] = "squared"
+    """Loss of a value's error: its square, or Huber's with `huber_delta`."""
     anneal_learning_rate: bool = False
     """Lower the learning rate to 0, linearly over updates."""
     eval_episodes: int = 32
@@ -79,6 +81,8 @@ class PPOConfig:
         check_numbers(self, names, lambda x: x >= 1, "an integer of at least 1")
         if self.eval_steps is not None and self.eval_steps < 1:
             raise ValueError(f"eval_steps is {self.eval_steps}; allowed: an integer of at least 1, or None")
+        if self.value_loss not in ("squared", "huber"):
+            raise ValueError(f"value_loss is {self.value_loss!r}; allowed: squared, huber")
         if self.normalize_advantages not in ("minibatch", "agent", "none"):
             raise ValueError(f"normalize_advantages is {self.normalize_advantages!r}; allowed: minibatch, agent, none")
 
@@ -105,13 +109,15 @@ class PPOHyperparameters:
     """Weight of the entropy bonus, c_e."""
     value_coefficient: float = 0.5
     """Weight of the value loss, c_v."""
+    huber_delta: float = 10.0
+    """Where Huber's value loss turns from a square into a line, in the critic's units."""
     max_grad_norm: float = 0.5
     """Gradients are scaled down to this global norm (each agent's own where nothing is shared)."""
     adam_epsilon: float = 1e-5
     """Adam's epsilon."""
 
     def __post_init__(self) -> None:
-        names = ("learning_rate", "max_grad_norm", "adam_epsilon")
+        names = ("learning_rate", "huber_delta", "max_grad_norm", "adam_epsilon")
         check_numbers(self, names, lambda x: x > 0, "a number above 0")
         check_numbers(self, ("discount", "gae_lambda"), lambda x: 0 <= x <= 1, "a number in [0, 1]")
         names = ("clip_epsilon", "entropy_coefficient", "value_coefficient")
@@ -529,7 +535,8 @@ class PPO:
         critic_input = batch.obs if batch.global_state is None else batch.global_state
         value, _ = self.actor_critic.value(weights, critic_input, batch.memory[1][0], batch.reset)
         epsilon = hp.clip_epsilon if self.config.clip_values else None
-        return clipped_value_loss(value, batch.value, batch.target, epsilon)
+        delta = hp.huber_delta if self.config.value_loss == "huber" else None
+        return clipped_value_loss(value, batch.value, batch.target, epsilon, delta)
 
 
 def _merge_time(x: jax.Array) -> jax.Array:

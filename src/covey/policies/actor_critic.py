@@ -37,8 +37,12 @@ class PolicyConfig:
     """Units in each hidden layer of actor and critic (of feed-forward networks)."""
     activation: Activation = "relu"
     """Activation of actor and critic."""
+    layer_norm: bool = False
+    """Normalise each sample's observation, and what leaves each hidden layer of actor and critic, over its units."""
     initial_std: float = 1.0
     """Standard deviation that continuous actions start with; it is learned, and no hypernetwork generates it."""
+    max_std: float | None = None
+    """What that standard deviation stays below: it is then max_std times a sigmoid of what is learned."""
     recurrent: bool = False
     """Use a gated recurrent unit in actor and critic; hypernetworks then generate the layers after it."""
     recurrent_size: int = 128
@@ -109,6 +113,10 @@ class PolicyConfig:
             raise ValueError("hypernet_decoupled is False with recurrent; allowed: feed-forward networks only")
         if not 0 < self.initial_std < np.inf:
             raise ValueError(f"initial_std is {self.initial_std}; allowed: a number above 0")
+        if self.max_std is not None and not self.initial_std < self.max_std < np.inf:
+            raise ValueError(
+                f"max_std is {self.max_std}; allowed: a number above initial_std ({self.initial_std}), or None"
+            )
         if self.desired_snd < 0 and self.desired_snd != -1:
             raise ValueError(f"desired_snd is {self.desired_snd}; allowed: at least 0, or -1 for no constraint")
         if not 0 < self.snd_rate <= 1:
@@ -209,9 +217,10 @@ class ActorCritic:
                 return Encoded(encoder, network(encoder.features + around, outputs, output_gain, None))
             if config.recurrent:
                 return GRU(
-                    inputs, outputs, config.recurrent_size, config.activation, output_gain, config.recurrent_head
-                )
-            return MLP(inputs, outputs, config.hidden_sizes, config.activation, output_gain)
+                    inputs, outputs, config.recurrent_size, config.activation, output_gain, config.recurrent_head,
+                    config.layer_norm,
+                )  # fmt: skip
+            return MLP(inputs, outputs, config.hidden_sizes, config.activation, output_gain, config.layer_norm)
 
         own = self.scheme.input_size(self.obs_size)
         networks = {
@@ -220,8 +229,11 @@ class ActorCritic:
             if self.global_size is None
             else network(self.global_size, 1, 1.0, None),
         }
-        log_std = Vector(self.num_outputs, float(np.log(config.initial_std)))
-        return networks | ({"log_std": log_std} if self.continuous else {})
+        if not self.continuous:
+            return networks
+        std = config.initial_std
+        start = np.log(std) if config.max_std is None else np.log(std / (config.max_std - std))
+        return networks | {"log_std": Vector(self.num_outputs, float(start))}
 
     def _matched(self) -> PolicyConfig:
         """This config with hidden layers widened in proportion until its parameters come closest to hyper_mlp's."""
@@ -288,4 +300,5 @@ class ActorCritic:
 
     def log_std(self, weights: dict[str, Weights]) -> jax.Array:
         """Log standard deviations of a continuous policy, broadcastable to [T, N, B, A]."""
-        return weights["log_std"]["value"][:, None]
+        value = weights["log_std"]["value"][:, None]
+        return value if self.config.max_std is None else np.log(self.config.max_std) + jax.nn.log_sigmoid(value)

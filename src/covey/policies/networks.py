@@ -100,6 +100,12 @@ def activate(name: Activation, x: jax.Array) -> jax.Array:
     return jax.nn.relu(x) if name == "relu" else jnp.tanh(x)
 
 
+def layer_norm(x: jax.Array) -> jax.Array:
+    """(x - mean) / deviation over the last axis (Ba et al. 2016, 1607.06450), without a learned scale and shift."""
+    x = x - jnp.mean(x, axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-5)
+
+
 def dense(weights: Weights, name: str, x: jax.Array) -> jax.Array:
     """x W + b for every agent: x [N or 1, B, I], kernel [N or 1, I, O] -> [N or 1, B, O].
 
@@ -125,13 +131,15 @@ def dense_leaves(name: str, inputs: int, outputs: int, gain: float, generated: b
 
 @dataclass(frozen=True)
 class MLP:
-    """Feed-forward network: hidden layers with an activation, then a linear one."""
+    """Feed-forward network: hidden layers with an activation, then a linear one; with `layer_norm`, inputs and what
+    leaves each hidden layer are normalised."""
 
     inputs: int
     outputs: int
     hidden: tuple[int, ...] = (64, 64)
     activation: Activation = "relu"
     output_gain: float = 1.0
+    layer_norm: bool = False
 
     def leaves(self) -> dict[str, Leaf]:
         return stack_leaves(self.inputs, self.hidden, self.outputs, self.output_gain)
@@ -143,7 +151,7 @@ class MLP:
         self, weights: Weights, x: jax.Array, memory: jax.Array, reset: jax.Array, dense: Dense = dense
     ) -> tuple[jax.Array, jax.Array]:
         x, restore = merge_time(x)
-        return restore(_stack(weights, x, len(self.hidden), self.activation, dense)), memory
+        return restore(_stack(weights, x, len(self.hidden), self.activation, self.layer_norm, dense)), memory
 
 
 @dataclass(frozen=True)
@@ -161,6 +169,7 @@ class GRU:
     activation: Activation = "relu"
     output_gain: float = 1.0
     deep_head: bool = True
+    layer_norm: bool = False
 
     @property
     def head(self) -> tuple[int, ...]:
@@ -185,7 +194,8 @@ class GRU:
         self, weights: Weights, x: jax.Array, memory: jax.Array, reset: jax.Array, dense: Dense = dense
     ) -> tuple[jax.Array, jax.Array]:
         x, restore = merge_time(x)
-        x = activate(self.activation, dense(weights, "embed", x))
+        normalize = layer_norm if self.layer_norm else _as_it_is
+        x = normalize(activate(self.activation, dense(weights, "embed", normalize(x))))
         x = restore(dense(weights, "cell", x))  # [T, N or 1, B, 3H]: all that does not wait for the memory.
         recurrent = {
             "recurrent/kernel": weights["cell/recurrent"],
@@ -208,7 +218,7 @@ class GRU:
         memories, restore = merge_time(memories)
         if not self.deep_head:
             memories = activate(self.activation, memories)
-        return restore(_stack(weights, memories, len(self.head), self.activation, dense)), memory
+        return restore(_stack(weights, memories, len(self.head), self.activation, self.layer_norm, dense)), memory
 
 
 def stack_leaves(inputs: int, hidden: tuple[int, ...], outputs: int, output_gain: float) -> dict[str, Leaf]:
@@ -220,10 +230,18 @@ def stack_leaves(inputs: int, hidden: tuple[int, ...], outputs: int, output_gain
     return leaves | dense_leaves("output", inputs, outputs, output_gain)
 
 
-def _stack(weights: Weights, x: jax.Array, depth: int, activation: Activation, dense: Dense) -> jax.Array:
+def _stack(
+    weights: Weights, x: jax.Array, depth: int, activation: Activation, normalized: bool, dense: Dense
+) -> jax.Array:
+    normalize = layer_norm if normalized else _as_it_is
+    x = normalize(x)
     for i in range(depth):
-        x = activate(activation, dense(weights, f"hidden_{i}", x))
+        x = normalize(activate(activation, dense(weights, f"hidden_{i}", x)))
     return dense(weights, "output", x)
+
+
+def _as_it_is(x: jax.Array) -> jax.Array:
+    return x
 
 
 def merge_time(x: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:

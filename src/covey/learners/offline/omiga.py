@@ -109,7 +109,7 @@ class OMIGA(Acting):
         """Q_i ("q") of an observation and an action, or V_i ("v") of an observation."""
         size = self.team.obs_size + (self.team.action_size if name == "q" else 0)
         inputs, hidden = self.local_scheme.input_size(size), self.config.critic_hidden_sizes
-        return MLP(inputs, 1, hidden, self.policy_config.activation)
+        return MLP(inputs, 1, hidden, self.policy_config.activation, layer_norm=self.policy_config.layer_norm)
 
     @cached_property
     def mixer(self) -> MLP:

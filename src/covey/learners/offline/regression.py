@@ -109,7 +109,8 @@ class IQL(Acting):
     @cached_property
     def value_network(self) -> MLP:
         """The value of a state."""
-        return MLP(self.seen_size, 1, self.config.critic_hidden_sizes, self.policy_config.activation)
+        policy = self.policy_config
+        return MLP(self.seen_size, 1, self.config.critic_hidden_sizes, policy.activation, layer_norm=policy.layer_norm)
 
     def init(self, key: jax.Array, hp: OfflineHyperparameters) -> OfflineState:
         key_actor, key_critic, key_value, key_learn = jax.random.split(key, 4)
