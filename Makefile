@@ -115,32 +115,37 @@ reproduce-mamujoco-data: setup ## Behaviour policies and offline datasets of sev
 		for level in $(LEVELS); do \
 			cp $(STUDY)/mamujoco-data/$$robot/$$level.png results/mamujoco/data/$$robot-$$level.png; done; done
 
+# One run a line: its name, its program, its task and flags.
+define ROBOT_RUNS
+halfcheetah-fups_id     baselines/matd3.py halfcheetah_2x3 $(CHEETAH) --sharing fups_id --learning-rate 1e-3
+halfcheetah-hyper_mlp   algos/hypermarl_matd3.py halfcheetah_2x3 $(CHEETAH) --sharing hyper_mlp --learning-rate 1e-4 --hypernet-init exact
+nops                    baselines/matd3.py hopper_3x1 $(HOPPER) --sharing nops --learning-rate 3e-4
+fups_id                 baselines/matd3.py hopper_3x1 $(HOPPER) --sharing fups_id --learning-rate 3e-4
+hyper_mlp               algos/hypermarl_matd3.py hopper_3x1 $(HOPPER) --sharing hyper_mlp --learning-rate 2e-5 --hypernet-init exact
+nops-1e-3               baselines/matd3.py hopper_3x1 $(HOPPER) --sharing nops --total-steps 180000 --buffer-size 180000
+nops-hopping            baselines/matd3.py hopper_3x1 $(HOPPER) --sharing nops --critic-learning-rate 1e-3 --gradient-steps 256 \
+                          --total-steps 250000 --buffer-size 250000 --num-evaluations 10 --chunks 40
+hopper-mappo-nops       baselines/mappo.py hopper_3x1 --preset-scale small --total-steps 500000 --no-video --sharing nops
+hopper-mappo-fups_id    baselines/mappo.py hopper_3x1 --preset-scale small --total-steps 500000 --no-video --sharing fups_id
+hopper-mappo-hyper_mlp  algos/hypermarl_mappo.py hopper_3x1 --preset-scale small --total-steps 500000 --no-video --sharing hyper_mlp
+endef
+export ROBOT_RUNS
+CHEETAH := --preset-scale small --total-steps 100000 --buffer-size 100000 --num-evaluations 5 --chunks 20 --no-video
+HOPPER := --preset-scale small --hidden-sizes 64 64 --total-steps 150000 --buffer-size 150000 --num-evaluations 12 \
+	--chunks 24 --no-video
+SCHEMES := nops fups_id hyper_mlp
+
 .PHONY: reproduce-mamujoco
-HOPPER := nops fups_id hyper_mlp
-HOPPER_FLAGS := --preset-scale small --hidden-sizes 64 64 --total-steps 150000 --buffer-size 150000 \
-	--num-evaluations 12 --chunks 24 --no-video
-CHEETAH := fups_id hyper_mlp
-CHEETAH_FLAGS := --preset-scale small --total-steps 100000 --buffer-size 100000 --num-evaluations 5 --chunks 20 --no-video
 reproduce-mamujoco: reproduce-mamujoco-data ## The above; HyperMARL beside its baselines on HalfCheetah and Hopper; what the fast physics costs (two hours more)
-	@for run in $(CHEETAH); do \
-		case $$run in hyper*) program="algos/hypermarl_matd3.py"; rate="1e-4 --hypernet-init exact";; \
-			*) program="baselines/matd3.py"; rate=1e-3;; esac; \
-		$(call run_or_resume,$$program halfcheetah_2x3 $(CHEETAH_FLAGS) --learning-rate $$rate --sharing $$run,$(STUDY)/mamujoco/halfcheetah-$$run) || exit; done
-	@for run in $(HOPPER); do \
-		case $$run in hyper*) program="algos/hypermarl_matd3.py"; rate="2e-5 --hypernet-init exact";; \
-			*) program="baselines/matd3.py"; rate=3e-4;; esac; \
-		$(call run_or_resume,$$program hopper_3x1 $(HOPPER_FLAGS) --learning-rate $$rate --sharing $$run,$(STUDY)/mamujoco/$$run) || exit; done
-	@$(call run_or_resume,baselines/matd3.py hopper_3x1 $(HOPPER_FLAGS) --total-steps 180000 --buffer-size 180000 --sharing nops,$(STUDY)/mamujoco/nops-1e-3)
-	@$(call run_or_resume,baselines/matd3.py hopper_3x1 $(HOPPER_FLAGS) --total-steps 250000 --buffer-size 250000 --num-evaluations 10 --chunks 40 --critic-learning-rate 1e-3 --gradient-steps 256 --sharing nops,$(STUDY)/mamujoco/nops-hopping)
-	@for run in $(HOPPER); do case $$run in hyper*) program="algos/hypermarl_mappo.py";; *) program="baselines/mappo.py";; esac; \
-		$(call run_or_resume,$$program hopper_3x1 --preset-scale small --total-steps 500000 --sharing $$run --no-video,$(STUDY)/mamujoco/hopper-mappo-$$run) || exit; done
-	@$(call collect,mamujoco,$(HOPPER) nops-1e-3 nops-hopping $(HOPPER:%=hopper-mappo-%) $(CHEETAH:%=halfcheetah-%))
-	@$(BIN)/python -m covey.experiment.compare $(HOPPER:%=$(STUDY)/mamujoco/hopper-mappo-%) --labels $(HOPPER) \
+	@while read -r run program flags; do \
+		$(call run_or_resume,$$program $$flags,$(STUDY)/mamujoco/$$run) </dev/null || exit; \
+		$(call collect,mamujoco,$$run); done <<<"$$ROBOT_RUNS"
+	@$(BIN)/python -m covey.experiment.compare $(SCHEMES:%=$(STUDY)/mamujoco/hopper-mappo-%) --labels $(SCHEMES) \
 		--out results/mamujoco/hopper-mappo.png
 	@cp $(STUDY)/mamujoco/nops-hopping/curve.png results/mamujoco/nops-hopping.png
-	@$(BIN)/python -m covey.experiment.compare $(HOPPER:%=$(STUDY)/mamujoco/%) --labels $(HOPPER) \
+	@$(BIN)/python -m covey.experiment.compare $(SCHEMES:%=$(STUDY)/mamujoco/%) --labels $(SCHEMES) \
 		--out results/mamujoco/hopper_3x1.png --csv results/mamujoco/hopper_3x1.csv
-	@PYTHONPATH=. $(BIN)/python benchmarks/mamujoco_transfer.py $(HOPPER:%=$(STUDY)/mamujoco/%) \
+	@PYTHONPATH=. $(BIN)/python benchmarks/mamujoco_transfer.py $(SCHEMES:%=$(STUDY)/mamujoco/%) \
 		$(STUDY)/mamujoco-data/halfcheetah_2x3 $(STUDY)/mamujoco-data/ant_4x2
 
 .PHONY: test
