@@ -116,7 +116,8 @@ def check_same(saved: Any, now: Any) -> None:
     names = [name for name in old | new if name.split(".")[-1] not in FREE]
     differing = [name for name in names if repr(old.get(name)) != repr(new.get(name))]  # repr: NaN equals NaN
     if differing:
-        listed = "; ".join(f"{name} was {old.get(name)}, now {new.get(name)}" for name in differing)
+        absent = "not there (in that version)"
+        listed = "; ".join(f"{name} was {old.get(name, absent)}, now {new.get(name, absent)}" for name in differing)
         raise RunError(f"a run resumes only with the settings it started with, but {listed}")
 
 
