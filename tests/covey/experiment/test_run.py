@@ -152,7 +152,7 @@ def test_resuming_a_run_of_before_a_setting_existed_says_so(tmp_path):
     first = start(tmp_path, "run")
     path = first.folder / "config.json"
     config = json.loads(path.read_text())
-    del config["learner"]["env"]["target"]
+    del config["args"]["learner"]["env"]["target"]
     path.write_text(json.dumps(config))
     with pytest.raises(RunError, match=r"learner.env.target was not there \(in that version\), now 3.0$"):
         start(tmp_path, "run", resume=first.folder)
