@@ -117,6 +117,7 @@ reproduce-mamujoco-data: setup ## Behaviour policies and offline datasets of sev
 
 # One run a line: its name, its program, its task and flags.
 define ROBOT_RUNS
+halfcheetah-nops        baselines/matd3.py halfcheetah_2x3 $(CHEETAH) --sharing nops --learning-rate 1e-3
 halfcheetah-fups_id     baselines/matd3.py halfcheetah_2x3 $(CHEETAH) --sharing fups_id --learning-rate 1e-3
 halfcheetah-hyper_mlp   algos/hypermarl_matd3.py halfcheetah_2x3 $(CHEETAH) --sharing hyper_mlp --learning-rate 1e-4 --hypernet-init exact
 nops                    baselines/matd3.py hopper_3x1 $(HOPPER) --sharing nops --learning-rate 3e-4
@@ -140,8 +141,8 @@ reproduce-mamujoco: reproduce-mamujoco-data ## The above; HyperMARL beside its b
 	@while read -r run program flags; do \
 		$(call run_or_resume,$$program $$flags,$(STUDY)/mamujoco/$$run) </dev/null || exit; \
 		$(call collect,mamujoco,$$run); done <<<"$$ROBOT_RUNS"
-	@$(BIN)/python -m covey.experiment.compare $(SCHEMES:%=$(STUDY)/mamujoco/hopper-mappo-%) --labels $(SCHEMES) \
-		--out results/mamujoco/hopper-mappo.png
+	@for study in halfcheetah hopper-mappo; do $(BIN)/python -m covey.experiment.compare --labels $(SCHEMES) \
+		--out results/mamujoco/$$study.png $(SCHEMES:%=$(STUDY)/mamujoco/$$study-%) || exit; done
 	@cp $(STUDY)/mamujoco/nops-hopping/curve.png results/mamujoco/nops-hopping.png
 	@$(BIN)/python -m covey.experiment.compare $(SCHEMES:%=$(STUDY)/mamujoco/%) --labels $(SCHEMES) \
 		--out results/mamujoco/hopper_3x1.png --csv results/mamujoco/hopper_3x1.csv
