@@ -129,6 +129,8 @@ nops-hopping            baselines/matd3.py hopper_3x1 $(HOPPER) --sharing nops -
 hopper-mappo-nops       baselines/mappo.py hopper_3x1 --preset-scale small --total-steps 500000 --no-video --sharing nops
 hopper-mappo-fups_id    baselines/mappo.py hopper_3x1 --preset-scale small --total-steps 500000 --no-video --sharing fups_id
 hopper-mappo-hyper_mlp  algos/hypermarl_mappo.py hopper_3x1 --preset-scale small --total-steps 500000 --no-video --sharing hyper_mlp
+ant-mappo-fups_id       baselines/mappo.py ant_4x2 --preset-scale small --total-steps 1000000 --initial-std 0.37 --num-seeds 1 --num-evaluations 20 --chunks 40 \
+                          --no-video
 endef
 export ROBOT_RUNS
 CHEETAH := --preset-scale small --total-steps 100000 --buffer-size 100000 --num-evaluations 5 --chunks 20 --no-video
@@ -147,7 +149,7 @@ reproduce-mamujoco: reproduce-mamujoco-data ## The above; HyperMARL beside its b
 	@$(BIN)/python -m covey.experiment.compare $(SCHEMES:%=$(STUDY)/mamujoco/%) --labels $(SCHEMES) \
 		--out results/mamujoco/hopper_3x1.png --csv results/mamujoco/hopper_3x1.csv
 	@PYTHONPATH=. $(BIN)/python benchmarks/mamujoco_transfer.py $(SCHEMES:%=$(STUDY)/mamujoco/%) \
-		$(STUDY)/mamujoco-data/halfcheetah_2x3 $(STUDY)/mamujoco-data/ant_4x2
+		$(STUDY)/mamujoco/ant-mappo-fups_id $(STUDY)/mamujoco-data/halfcheetah_2x3
 
 .PHONY: test
 test: setup lint types ## Lint, types, tests
