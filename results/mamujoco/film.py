@@ -40,13 +40,15 @@ class Args:
     """Steps shown."""
     seed: int | None = None
     """Which seed, counted from 0; by default the one that comes the median distance in an episode."""
+    episode: int = 0
+    """Which of a policy's episodes: the seed of its start."""
     width: int = 320
     """Pixels across."""
 
 
 def main(args: Args) -> None:
     learner, carries = load_run(args.run)
-    states, valid = jax.jit(jax.vmap(lambda carry: learner.episode(carry, jax.random.key(0))))(carries)
+    states, valid = jax.jit(jax.vmap(lambda carry: learner.episode(carry, jax.random.key(args.episode))))(carries)
     x = np.where(np.asarray(valid), np.asarray(states.qpos)[..., 0], -np.inf).max(axis=1)
     seed = int(np.argsort(x)[(len(x) - 1) // 2]) if args.seed is None else args.seed
     print(f"furthest x of each seed {x.round(1).tolist()}; seed {seed} is shown")
