@@ -200,7 +200,12 @@ TASKS: dict[str, dict[str, Args]] = {
 
 
 def _robot(
-    env_id: str, small_steps: int, small_minibatches: int = 32, small_std: float = 1.0, **numbers: Any
+    env_id: str,
+    small_steps: int,
+    small_minibatches: int = 32,
+    small_evaluations: int = 10,
+    small_std: float = 1.0,
+    **numbers: Any,
 ) -> dict[str, Args]:
     """A MaMuJoCo task at both scales; `numbers` are fields of PPO's settings, by name. `small_steps` of the small one
     take less than five minutes on two cores (with 10 and 17 agents, in fewer gradient steps).
@@ -234,7 +239,7 @@ def _robot(
                 eval_episodes=8,
             ),
             hp=PPOHyperparameters(learning_rate=3e-4, entropy_coefficient=0.0),
-            run=RunConfig(num_seeds=5, total_steps=small_steps, num_evaluations=10, chunks=20),
+            run=RunConfig(num_seeds=5, total_steps=small_steps, num_evaluations=small_evaluations, chunks=20),
         ),
     }
 
@@ -269,7 +274,9 @@ ROBOTS: dict[str, Callable[[], dict[str, Args]]] = {
     ),
     "hopper_3x1": lambda: _robot("mamujoco/hopper_3x1", 160_000, **_mappo(5e-4, 0.05, 10, 1, 0.0, 200, True)),
     # With deviations of 1, torques cost an ant 2 a step at first, twice what it has for standing: dying would pay.
-    "ant_4x2": lambda: _robot("mamujoco/ant_4x2", 40_000, small_std=0.366, **_mappo(5e-4, 0.1, 5, 1, 0.0, 200, False)),
+    "ant_4x2": lambda: _robot(
+        "mamujoco/ant_4x2", 32_000, small_evaluations=5, small_std=0.366, **_mappo(5e-4, 0.1, 5, 1, 0.0, 200, False)
+    ),
     "walker2d_2x3": lambda: _robot("mamujoco/walker2d_2x3", 100_000, **_mappo(1e-3, 0.05, 5, 2, 0.0, 200, True)),
     "humanoid_17x1": lambda: _robot("mamujoco/humanoid_17x1", 30_000, 8, **_mappo(5e-4, 0.1, 5, 1, 0.0, 100, True)),
     # HARL has no MAPPO for the swimmer: the ant's settings.
