@@ -110,11 +110,9 @@ def compare(args: Args, robot: str) -> list[dict[str, Any]]:
 
 
 def main(args: Args) -> None:
-    rows: list[dict[str, Any]] = []
-    for robot in args.robots:
-        rows += compare(args, robot)
-        command = f"python benchmarks/mamujoco_presets.py --preset {args.preset} --robots {' '.join(args.robots)}"
-        write_table(args.out, rows, command + (f" --run {args.run.name}" if args.run else ""))
+    command = f"python benchmarks/mamujoco_presets.py --preset {args.preset} --robots {' '.join(args.robots)}"
+    rows = (row for robot in args.robots for row in compare(args, robot))
+    write_table(args.out, rows, command + (f" --run {args.run.name}" if args.run else ""))
 
 
 if __name__ == "__main__":

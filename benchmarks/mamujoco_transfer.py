@@ -109,11 +109,9 @@ def compare(path: Path, episodes: int) -> list[dict[str, Any]]:
 
 
 def main(args: Args) -> None:
-    rows: list[dict[str, Any]] = []
-    for path in args.runs:
-        rows += compare(path, args.episodes)
-        names = " ".join(path.name for path in args.runs)
-        write_table(args.out, rows, f"python benchmarks/mamujoco_transfer.py {names} --episodes {args.episodes}")
+    names = " ".join(path.name for path in args.runs)
+    rows = (row for path in args.runs for row in compare(path, args.episodes))
+    write_table(args.out, rows, f"python benchmarks/mamujoco_transfer.py {names} --episodes {args.episodes}")
 
 
 if __name__ == "__main__":

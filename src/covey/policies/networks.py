@@ -100,8 +100,11 @@ def activate(name: Activation, x: jax.Array) -> jax.Array:
     return jax.nn.relu(x) if name == "relu" else jnp.tanh(x)
 
 
-def layer_norm(x: jax.Array) -> jax.Array:
-    """(x - mean) / deviation over the last axis (Ba et al. 2016, 1607.06450), without a learned scale and shift."""
+def normalize(x: jax.Array, layer_norm: bool) -> jax.Array:
+    """With `layer_norm`, (x - mean) / deviation over the last axis (Ba et al. 2016, 1607.06450), without a learned
+    scale and shift; else x."""
+    if not layer_norm:
+        return x
     x = x - jnp.mean(x, axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-5)
 
@@ -194,8 +197,8 @@ class GRU:
         self, weights: Weights, x: jax.Array, memory: jax.Array, reset: jax.Array, dense: Dense = dense
     ) -> tuple[jax.Array, jax.Array]:
         x, restore = merge_time(x)
-        normalize = layer_norm if self.layer_norm else _as_it_is
-        x = normalize(activate(self.activation, dense(weights, "embed", normalize(x))))
+        x = activate(self.activation, dense(weights, "embed", normalize(x, self.layer_norm)))
+        x = normalize(x, self.layer_norm)
         x = restore(dense(weights, "cell", x))  # [T, N or 1, B, 3H]: all that does not wait for the memory.
         recurrent = {
             "recurrent/kernel": weights["cell/recurrent"],
@@ -231,17 +234,12 @@ def stack_leaves(inputs: int, hidden: tuple[int, ...], outputs: int, output_gain
 
 
 def _stack(
-    weights: Weights, x: jax.Array, depth: int, activation: Activation, normalized: bool, dense: Dense
+    weights: Weights, x: jax.Array, depth: int, activation: Activation, layer_norm: bool, dense: Dense
 ) -> jax.Array:
-    normalize = layer_norm if normalized else _as_it_is
-    x = normalize(x)
+    x = normalize(x, layer_norm)
     for i in range(depth):
-        x = normalize(activate(activation, dense(weights, f"hidden_{i}", x)))
+        x = normalize(activate(activation, dense(weights, f"hidden_{i}", x)), layer_norm)
     return dense(weights, "output", x)
-
-
-def _as_it_is(x: jax.Array) -> jax.Array:
-    return x
 
 
 def merge_time(x: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
