@@ -8,7 +8,7 @@ Single episodes are chaotic, so that they are compared as a population: the shar
 deviation of what they have run (summed forward reward), and the correlation of that with `faithful`'s episodes. What
 chaos alone makes of that correlation is in the row of `faithful` from other starts.
 
-A physics is a preset's name, or integrator/iterations/line-search steps/contacts.
+A physics is a preset's name, or integrator/iterations/line-search steps/contacts, and /substeps where not 1.
 """
 
 from __future__ import annotations
@@ -55,8 +55,14 @@ def physics_of(text: str) -> Any:
     """What `envs_jax.make` takes for a word of the command line."""
     if "/" not in text:
         return text
-    integrator, iterations, ls_iterations, contacts = text.split("/")
-    return Physics(integrator, int(iterations), int(ls_iterations), max_contact_points=int(contacts))  # type: ignore[arg-type]
+    integrator, iterations, ls_iterations, contacts, *substeps = text.split("/")
+    return Physics(
+        integrator,  # type: ignore[arg-type]
+        int(iterations),
+        int(ls_iterations),
+        max_contact_points=int(contacts),
+        substeps=int(*substeps or [1]),
+    )
 
 
 def played(robot: str, physics: str, args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:

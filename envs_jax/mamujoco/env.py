@@ -170,7 +170,13 @@ class MaMujoco(MultiAgentEnv):
     @property
     def dt(self) -> float:
         """Seconds per step."""
-        return self._parts.rules.frame_skip * float(self._parts.sim.mj.opt.timestep)
+        return self._parts.rules.frame_skip * self._timestep
+
+    @property
+    def _timestep(self) -> float:
+        """Seconds per physics step of the robot's own."""
+        sim = self._parts.sim
+        return float(sim.mj.opt.timestep) * sim.options.substeps
 
     def _index(self, agent: str) -> int:
         if agent not in self.agents:
@@ -203,10 +209,11 @@ class MaMujoco(MultiAgentEnv):
             if self.backend == "warp":
                 from envs_jax.mamujoco import warp
 
-                after = warp.advance(sim.mj, before, action, rules.frame_skip, rules.derived)
+                steps = rules.frame_skip * sim.options.substeps
+                after = warp.advance(sim.mj, before, action, steps, rules.derived)
             else:
                 after = physics.advance(
-                    sim.mj, model, data, before, action, sim.integrator, rules.frame_skip, rules.derived
+                    sim.mj, model, data, before, action, sim.options, rules.frame_skip, rules.derived
                 )
             broken = physics.diverged(after)
             # The last sound state stays, so that nothing that is not a number gets out of here.
@@ -216,7 +223,7 @@ class MaMujoco(MultiAgentEnv):
                 after=_blocks(after),
                 action=action,
                 dt=self.dt,
-                timestep=float(sim.mj.opt.timestep),
+                timestep=self._timestep,
             )
             parts = {name: jnp.where(broken, 0, part) for name, part in rules.rewards(step).items()}
             terminated = broken | ~rules.healthy(step.after)

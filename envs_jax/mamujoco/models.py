@@ -38,13 +38,13 @@ class Simulation(NamedTuple):
 
     mj: the `mujoco.MjModel` with the preset's options.
     model, data: its `mjx.Model` and an `mjx.Data` to start from, with NumPy arrays of the chosen precision as leaves.
-    integrator: the preset's; "midpoint" is not one of MuJoCo's, and so not among `mj`'s options.
+    options: the preset, of which MuJoCo has not all.
     """
 
     mj: Any
     model: Any
     data: Any
-    integrator: str
+    options: Physics
 
 
 def mjcf(robot: str, segments: int = 0) -> str:
@@ -67,6 +67,7 @@ def mj_model(robot: str, segments: int = 0, version: str = "v5", physics: Physic
         spec.geom("foot_geom").friction[0] = 0.9  # v5 made both feet's friction 1.9
     if physics is not None:
         option = spec.option
+        option.timestep /= physics.substeps
         option.integrator = _INTEGRATORS[physics.integrator]
         option.solver = mujoco.mjtSolver.mjSOL_NEWTON  # MJX has no PGS, the humanoids' solver
         option.jacobian = mujoco.mjtJacobian.mjJAC_DENSE
@@ -101,7 +102,7 @@ def simulation(robot: str, segments: int, version: str, physics: Physics, precis
         touching and slots
     ):
         raise RuntimeError(f"{robot}: MJX has no room for contacts; is `max_contact_points` the model's only numeric?")
-    return Simulation(mj, model, data, physics.integrator)
+    return Simulation(mj, model, data, physics)
 
 
 def _file(robot: str) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 with contextlib.redirect_stdout(io.StringIO()):  # MJX prints that it has no warp
     from mujoco import mjx
-    from mujoco.mjx._src import smooth, solver, support
+    from mujoco.mjx._src import collision_driver, smooth, solver, support
 
 _MINVAL = 1e-15  # mujoco.mjMINVAL
 _theirs = solver.solve
@@ -50,7 +50,7 @@ def solve(m: Any, d: Any) -> Any:
         tolerance=jnp.asarray(m.opt.tolerance, d.qpos.dtype),
         ls_tolerance=jnp.asarray(m.opt.tolerance * m.opt.ls_tolerance, d.qpos.dtype),
     )
-    qacc, qfrc, rows = _solver(m.opt.iterations, m.opt.ls_iterations)(*problem)
+    qacc, qfrc, rows = _solver(m.opt.iterations, m.opt.ls_iterations, _coupled(m))(*problem)
     return d.tree_replace({"qacc": qacc, "qfrc_constraint": qfrc, "_impl.efc_force": rows})
 
 
@@ -61,7 +61,23 @@ def factor_m(m: Any, d: Any) -> Any:
 
 def solve_m(m: Any, d: Any, x: jax.Array) -> jax.Array:
     """The inverse inertia [V, V] times x [V]."""
-    return _solve_theirs(m, d, x) if support.is_sparse(m) else _inertia(d._impl.qLD, x)[0]
+    return _solve_theirs(m, d, x) if support.is_sparse(m) else _inertia(_limbs(m))(d._impl.qLD, x)[0]
+
+
+Tree = tuple[int, ...]
+"""Of each degree of freedom, the next one on the way to the root, -1 for none."""
+
+
+def _limbs(m: Any) -> Tree:
+    """Which degrees of freedom share entries of the inertia: those of one line from a limb's end to the root."""
+    return tuple(int(parent) for parent in m.dof_parentid)
+
+
+def _coupled(m: Any) -> Tree:
+    """As `_limbs`, with the constraints: contacts with the floor couple no limbs, others may couple any."""
+    fixed = m.body_weldid == 0
+    among = any(not fixed[m.geom_bodyid[[a, b]]].any() for a, b, _ in collision_driver.geom_pairs(m))
+    return tuple(range(-1, m.nv - 1)) if among or m.ntendon else _limbs(m)
 
 
 class _Problem(NamedTuple):
@@ -83,9 +99,9 @@ class _Problem(NamedTuple):
 
 
 @lru_cache
-def _solver(iterations: int, ls_iterations: int) -> Any:
+def _solver(iterations: int, ls_iterations: int, parents: Tree) -> Any:
     """The solver as a function of a problem's parts."""
-    return _last(lambda *values: _solve_last(iterations, ls_iterations, _Problem(*values)))
+    return _last(lambda *values: _solve_last(iterations, ls_iterations, parents, _Problem(*values)))
 
 
 def _last(run: Callable[..., tuple[jax.Array, ...]]) -> Any:
@@ -101,6 +117,8 @@ def _last(run: Callable[..., tuple[jax.Array, ...]]) -> Any:
             jnp.moveaxis(x, 0, -1) if b else jnp.broadcast_to(jnp.asarray(x)[..., None], (*jnp.shape(x), size))
             for x, b in zip(values, batched, strict=True)
         ]
+        # Else XLA would move the axes in each kernel that reads them.
+        last = jax.lax.optimization_barrier(last)
         found = tuple(jnp.moveaxis(x, -1, 0) for x in run(*last))
         return found, (True,) * len(found)
 
@@ -115,12 +133,12 @@ class _Place(NamedTuple):
     at: jax.Array
 
 
-def _solve_last(iterations: int, ls_iterations: int, p: _Problem) -> tuple[jax.Array, jax.Array, jax.Array]:
-    size = p.inertia.shape[0]
-    columns = [p.jacobian[:, v] for v in range(size)]  # [R, ...] each
-
+def _solve_last(
+    iterations: int, ls_iterations: int, parents: Tree, p: _Problem
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     def place(qacc: jax.Array) -> _Place:
-        return _Place(qacc, _times(p.inertia, qacc), _times(p.jacobian, qacc) - p.aref)
+        now = _Place(qacc, _times(p.inertia, qacc), _times(p.jacobian, qacc) - p.aref)
+        return jax.lax.optimization_barrier(now)
 
     def gauss(now: _Place) -> jax.Array:
         return 0.5 * _dot(now.momentum - p.force, now.qacc - p.free)
@@ -130,12 +148,12 @@ def _solve_last(iterations: int, ls_iterations: int, p: _Problem) -> tuple[jax.A
 
     def forces(now: _Place) -> tuple[jax.Array, jax.Array]:
         rows = jnp.where(now.at < 0, -p.weight * now.at, 0)
-        return rows, jnp.stack([_dot(column, rows) for column in columns])
+        return rows, _combined(p.jacobian, jax.lax.optimization_barrier(rows))
 
     def gradient(now: _Place) -> jax.Array:
-        return now.momentum - p.force - forces(now)[1]
+        return jax.lax.optimization_barrier(now.momentum - p.force - forces(now)[1])
 
-    trace = jnp.maximum(sum(p.inertia[v, v] for v in range(size)), _MINVAL)
+    trace = jnp.maximum(sum(p.inertia[v, v] for v in range(len(p.inertia))), _MINVAL)
 
     def finished(now: _Place, gained: jax.Array) -> jax.Array:
         slope = gradient(now)
@@ -144,7 +162,8 @@ def _solve_last(iterations: int, ls_iterations: int, p: _Problem) -> tuple[jax.A
     def step(carry: tuple) -> tuple:
         count, now, before, done = carry
         active = jnp.where(now.at < 0, p.weight, 0)
-        search = -_solve_spd(p.inertia + _gram(columns, active), gradient(now))
+        hessian = [p.inertia[v, : v + 1] + row for v, row in enumerate(_gram(p.jacobian, active))]
+        search = -_solve_spd(hessian, gradient(now), parents)
         along, slope = _times(p.inertia, search), _times(p.jacobian, search)
         line = gauss(now), _dot(search, now.momentum - p.force), 0.5 * _dot(search, along)
         tolerance = p.ls_tolerance * jnp.sqrt(_dot(search, search)) * trace
@@ -166,7 +185,8 @@ def _solve_last(iterations: int, ls_iterations: int, p: _Problem) -> tuple[jax.A
     return now.qacc, qfrc, rows
 
 
-# XLA's CPU backend is quick at sums of [R, B] over R, and twenty times slower at those of [R, V, B].
+# Sums are written out: XLA's CPU backend makes one kernel of a sum of products of vectors, and is slow at reductions
+# over few numbers.
 
 
 def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -178,50 +198,64 @@ def _times(matrix: jax.Array, vector: jax.Array) -> jax.Array:
     return sum((matrix[:, n] * vector[n] for n in range(1, len(vector))), matrix[:, 0] * vector[0])
 
 
-def _gram(columns: list[jax.Array], weight: jax.Array) -> jax.Array:
-    """Of columns [R, ...] of a matrix J, J' diag(weight) J, [V, V, ...]."""
-    size = len(columns)
-    if size > _PAIRS:  # a program of that many sums takes long to compile
-        jacobian = jnp.stack(columns, axis=1)
-        return jnp.einsum("rv...,rw...->vw...", jacobian, jacobian * weight[:, None], precision="highest")
-    weighted = [column * weight for column in columns]
-    half = [[_dot(weighted[i], columns[j]) for j in range(i + 1)] for i in range(size)]
-    return jnp.stack([jnp.stack([half[max(i, j)][min(i, j)] for j in range(size)]) for i in range(size)])
+def _combined(matrix: jax.Array, weight: jax.Array) -> jax.Array:
+    """The rows of [M, N, ...], weighted by [M, ...] and added up, [N, ...]."""
+    return sum((matrix[m] * weight[m] for m in range(1, len(weight))), matrix[0] * weight[0])
 
 
-_PAIRS = 16
-"""Up to how many degrees of freedom each pair of columns has a sum of its own."""
+def _gram(jacobian: jax.Array, weight: jax.Array) -> list[jax.Array]:
+    """J' diag(weight) J of a matrix J [R, V, ...]: of each row v the part up to the diagonal, [v + 1, ...]."""
+    weighted = jax.lax.optimization_barrier(jacobian * weight[:, None])
+    return [_combined(jacobian[:, : v + 1], weighted[:, v]) for v in range(jacobian.shape[1])]
 
 
-def _solve_spd(matrix: jax.Array, vector: jax.Array) -> jax.Array:
-    """A symmetric positive `matrix` [V, V, ...] inverse times `vector` [V, ...], by Cholesky's factor.
+def _solve_spd(matrix: Sequence[jax.Array], vector: jax.Array, parents: Tree) -> jax.Array:
+    """A symmetric positive matrix's inverse times `vector` [V, ...], from the leaves of a tree to its root.
 
-    A loop over the factor's columns: written out, V of them are slow to compile, and slow to run from V = 14 on.
+    matrix: of each row v at least the part up to the diagonal, [v + 1, ...].
+
+    Only entries of a degree of freedom with those between it and the root are read; the others are zeros, and stay so.
     """
-    size = vector.shape[0]
-    rows = jnp.concatenate([matrix, vector[None]])  # the vector as one more row, which solves the first half on the way
-    row = jnp.arange(size + 1).reshape(-1, *[1] * (vector.ndim - 1))
+    size = len(parents)
+    line: list[list[int]] = []  # from the root to each
+    for v, parent in enumerate(parents):
+        line.append([*(line[parent] if parent >= 0 else []), v])
+    rows: list[jax.Array] = [vector] * size
+    taken: dict[int, jax.Array] = {}  # from the rows of one's line, by all that hang on it
+    for v in reversed(range(size)):
+        row = jnp.concatenate([vector[v][None], *(matrix[v][run] for run in _runs(line[v]))])
+        if v in taken:
+            row = row - taken[v][-1]
+        scaled = row / row[-1]
+        # Without barriers, XLA makes one kernel of it all, which does the first ones again and again.
+        row, rows[v] = jax.lax.optimization_barrier((row, scaled))
+        if (parent := parents[v]) >= 0:
+            more = rows[v][1:-1, None] * row[:-1]
+            if v in taken:
+                more = more + taken[v][:-1, :-1]
+            if parent in taken:
+                more = more + taken[parent]
+            taken[parent] = jax.lax.optimization_barrier(more)
 
-    def column(j: jax.Array, factor: jax.Array) -> jax.Array:
-        """The factor [V, V + 1, ...] by columns, with the next one; those to come are 0."""
-        own = jax.lax.dynamic_index_in_dim(factor, j, axis=1, keepdims=False)
-        rest = jax.lax.dynamic_index_in_dim(rows, j, axis=1, keepdims=False)
-        rest = rest - sum(factor[k] * own[k] for k in range(size))
-        pivot = jax.lax.dynamic_index_in_dim(rest, j, keepdims=False)
-        new = jnp.where(row >= j, rest * jax.lax.rsqrt(pivot), 0)
-        return jax.lax.dynamic_update_index_in_dim(factor, new, j, axis=0)
-
-    factor = jax.lax.fori_loop(0, size, column, jnp.zeros_like(rows, shape=(size, *rows[:, 0].shape)))
     x: list[jax.Array] = []
-    for j in reversed(range(size)):
-        known = sum(factor[j, j + 1 + i] * value for i, value in enumerate(x))
-        x.insert(0, (factor[j, size] - known) / factor[j, j])
-        if j % 4 == 0:  # without barriers, XLA makes one kernel of it, which does the first ones again and again
+    for v in range(size):
+        known = sum((rows[v][1 + i] * x[a] for i, a in enumerate(line[v][:-1])), jnp.zeros_like(vector[0]))
+        x.append(rows[v][0] - known)
+        if v % 4 == 3:
             x = list(jax.lax.optimization_barrier(tuple(x)))
     return jnp.stack(x)
 
 
-_inertia = _last(lambda matrix, vector: (_solve_spd(matrix, vector),))
+def _runs(numbers: list[int]) -> list[slice]:
+    """Ascending numbers as slices of neighbours."""
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n + 1 for n in numbers if n + 1 not in numbers]
+    return [slice(a, b) for a, b in zip(starts, ends, strict=True)]
+
+
+@lru_cache
+def _inertia(parents: Tree) -> Any:
+    return _last(lambda matrix, vector: (_solve_spd(list(matrix), vector, parents),))
 
 
 # --- Along a line ---

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -24,11 +24,12 @@ from jax.core import Tracer
 
 with contextlib.redirect_stdout(io.StringIO()):  # MJX prints that it has no warp
     from mujoco import mjx
-    from mujoco.mjx._src import collision_driver, scan, smooth, solver
+    from mujoco.mjx._src import collision_driver, constraint, scan, smooth, solver, support
     from mujoco.mjx._src.collision_primitive import _plane_sphere, collider
 
-from envs_jax.mamujoco import newton
+from envs_jax.mamujoco import dynamics, newton
 from envs_jax.mamujoco.batching import as_one_batch
+from envs_jax.mamujoco.options import Physics
 
 mujoco: Any = import_module("mujoco")  # a C extension without types
 
@@ -138,18 +139,18 @@ def advance(
     data: Any,
     bodies: Bodies,
     ctrl: jax.Array,
-    integrator: str,
+    options: Physics,
     frame_skip: int,
     names: tuple[str, ...],
 ) -> Bodies:
-    """`frame_skip` physics steps under `ctrl` [nu], which MuJoCo clips to its range.
+    """`frame_skip` of the robot's own physics steps under `ctrl` [nu], which MuJoCo clips to its range.
 
     Nested `vmap`s (seeds, environments) make one batch, which goes through in portions that a CPU's caches hold.
     """
     values, tree = jax.tree.flatten((model, data, bodies, ctrl))
 
     def one(*values: jax.Array) -> Bodies:
-        return _advance(mj, *jax.tree.unflatten(tree, values), integrator, frame_skip, names)
+        return _advance(mj, *jax.tree.unflatten(tree, values), options, frame_skip * options.substeps, names)
 
     return as_one_batch(one)(*values)
 
@@ -161,50 +162,91 @@ def _advance(
     data: Any,
     bodies: Bodies,
     ctrl: jax.Array,
-    integrator: str,
-    frame_skip: int,
+    options: Physics,
+    steps: int,
     names: tuple[str, ...],
 ) -> Bodies:
     """Jitted, so that a program with several copies of this (training, evaluation; each traced more than once inside
     JAX's loops and conditions) traces MJX once: that is two seconds each time, and more under `vmap`."""
-    one_step = partial(_runge_kutta, *_STAGES[integrator]) if integrator in _STAGES else _mjx_step
+    data = data.replace(ctrl=ctrl)
+    match options.integrator:
+        case "euler":
+            one_step = partial(_euler, options.eulerdamp)
+        case "implicitfast":
+            one_step = _mjx_step
+        case _:
+            one_step = partial(_runge_kutta, *_STAGES[options.integrator])
 
-    def step(bodies: Bodies, _: None) -> tuple[Bodies, None]:
-        after = one_step(mj, model, data.replace(ctrl=ctrl), bodies, names)
-        return _like(after, bodies), None
+    def step(bodies: Bodies, last: jax.Array) -> tuple[Bodies, None]:
+        def derived(at: Any, final: Any = True) -> dict[str, jax.Array]:
+            if not names:
+                return {}
+            old = bodies.derived
+            return jax.lax.cond(last & final, lambda: _like(derive(mj, model, at, names), old), lambda: old)
+
+        return _like(one_step(mj, model, data, bodies, derived), bodies), None
 
     with _as_here():
-        return jax.lax.scan(step, bodies, None, frame_skip)[0]
+        return jax.lax.scan(step, bodies, np.arange(steps) == steps - 1)[0]
 
 
-def _mjx_step(mj: Any, model: Any, data: Any, bodies: Bodies, names: Sequence[str]) -> Bodies:
-    data = data.replace(qpos=bodies.qpos, qvel=bodies.qvel, qacc_warmstart=bodies.warmstart)
-    after = mjx.step(model, data)
-    return Bodies(after.qpos, after.qvel, after.qacc_warmstart, derive(mj, model, after, names))
+Derived = Callable[..., dict[str, jax.Array]]
+"""What is derived from an `mjx.Data`, or the old numbers where this is not the last step (or its final stage): what is
+read only there is computed only there."""
+
+
+def _mjx_step(mj: Any, model: Any, data: Any, bodies: Bodies, derived: Derived) -> Bodies:
+    after = mjx.step(model, data.replace(qpos=bodies.qpos, qvel=bodies.qvel, qacc_warmstart=bodies.warmstart))
+    return Bodies(after.qpos, after.qvel, after.qacc_warmstart, derived(after))
+
+
+def _euler(implicit_damping: bool, mj: Any, model: Any, data: Any, bodies: Bodies, derived: Derived) -> Bodies:
+    """Velocity first, then position at the new velocity.
+
+    Joint damping at the new velocity: (M + dt D) a' = M a, where a are the solver's accelerations. MuJoCo has the sum
+    of all forces on the right, which is the same where the solver has converged. Where it has not, that sum pushes
+    bodies beyond where the solver had got to, and an Ant with two iterations falls over.
+    """
+    dt = model.opt.timestep
+    at = data.replace(qpos=bodies.qpos, qvel=bodies.qvel, qacc_warmstart=bodies.warmstart)
+    at = mjx.forward(model, at)
+    qacc = at.qacc
+    if implicit_damping and np.any(mj.dof_damping):
+        damped = at.tree_replace({"_impl.M": at._impl.M + jnp.diag(dt * model.dof_damping)})
+        qacc = smooth.solve_m(model, smooth.factor_m(model, damped), at._impl.M @ qacc)
+    qvel = bodies.qvel + dt * qacc
+    return Bodies(_move(mj, bodies.qpos, qvel, dt), qvel, at.qacc, derived(at))
 
 
 def _runge_kutta(
-    reaches: np.ndarray, weights: np.ndarray, mj: Any, model: Any, data: Any, bodies: Bodies, names: Sequence[str]
+    reaches: np.ndarray,
+    weights: np.ndarray,
+    mj: Any,
+    model: Any,
+    data: Any,
+    bodies: Bodies,
+    derived: Derived,
 ) -> Bodies:
     """A scan over stages. MJX's RK4 traces the dynamics twice and unrolls: twice the compile time."""
     dt = model.opt.timestep
 
-    def stage(carry: tuple, coefficients: tuple[jax.Array, jax.Array]) -> tuple[tuple, None]:
+    def stage(carry: tuple, coefficients: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[tuple, None]:
         qvel, qacc, sum_qvel, sum_qacc, _ = carry
-        reach, weight = coefficients
+        reach, weight, final = coefficients
         qpos = _move(mj, bodies.qpos, reach * qvel, dt)
         qvel = bodies.qvel + reach * qacc * dt
         at = data.replace(qpos=qpos, qvel=qvel, qacc_warmstart=bodies.warmstart)
         at = mjx.forward(model, at)
-        derived = derive(mj, model, at, names)
-        new = (qvel, at.qacc, sum_qvel + weight * qvel, sum_qacc + weight * at.qacc, derived)
+        numbers = derived(at, final)
+        new = (qvel, at.qacc, sum_qvel + weight * qvel, sum_qacc + weight * at.qacc, numbers)
         return _like(new, carry), None
 
     zeros = jnp.zeros_like(bodies.qvel)
     first = (bodies.qvel, zeros, zeros, zeros, bodies.derived)
-    table = (jnp.asarray(reaches, bodies.qpos.dtype), jnp.asarray(weights, bodies.qpos.dtype))
-    (_, qacc, sum_qvel, sum_qacc, derived), _ = jax.lax.scan(stage, first, table)
-    return Bodies(_move(mj, bodies.qpos, sum_qvel, dt), bodies.qvel + sum_qacc * dt, qacc, derived)
+    reach, weight = (jnp.asarray(numbers, bodies.qpos.dtype) for numbers in (reaches, weights))
+    final = jnp.arange(len(reaches)) == len(reaches) - 1
+    (_, qacc, sum_qvel, sum_qacc, numbers), _ = jax.lax.scan(stage, first, (reach, weight, final))
+    return Bodies(_move(mj, bodies.qpos, sum_qvel, dt), bodies.qvel + sum_qacc * dt, qacc, numbers)
 
 
 def _move(mj: Any, qpos: jax.Array, qvel: jax.Array, dt: jax.Array) -> jax.Array:
@@ -295,6 +337,10 @@ def _as_here() -> Iterator[None]:
         (smooth, "factor_m", newton.factor_m),
         (smooth, "solve_m", newton.solve_m),
         (scan, "body_tree", _walk),
+        (constraint, "_kbi", dynamics.response),
+        (constraint, "_efc_contact_pyramidal", dynamics.pyramids),
+        (support, "xfrc_accumulate", dynamics.no_push),
+        (smooth, "rne", dynamics.bias),
     ]
     key = (mjx.GeomType.PLANE, mjx.GeomType.CAPSULE)
     with _LOCK:

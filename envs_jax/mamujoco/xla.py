@@ -1,18 +1,22 @@
-"""Turns off parallel loops of XLA's CPU backend where there are few cores, on which they make MJX slower.
+"""Turns off two passes of XLA's CPU backend that make MJX slower.
 
-With the compiler pass that makes loops parallel, XLA (seen with jaxlib 0.10.2) cuts MJX's kernels into smaller ones. On
-two cores HalfCheetah's `fast` physics with 1024 environments then has two thirds of the speed, and uses no more of the
-second core. To use all cores, share environments between as many devices (docs/mamujoco.md, Speed).
+One makes loops parallel: XLA (seen with jaxlib 0.10.2) then cuts MJX's kernels into smaller ones. On two cores
+HalfCheetah's `fast` physics with 1024 environments has two thirds of the speed with it, and uses no more of the second
+core. To use all cores, share environments between as many devices (docs/mamujoco.md, Speed).
+
+The other removes optimisation barriers before kernels are made, so that kernels of many steps compute the first steps
+anew for each number of the last. With barriers left in place, Humanoid's solver is several times as fast.
 """
 
 from __future__ import annotations
 
 import os
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 
-PASS = "cpu-parallel-task-assigner"
-FLAG = f"--xla_disable_hlo_passes={PASS}"
+_PARALLEL_LOOPS, _NO_BARRIERS = "cpu-parallel-task-assigner", "cse_barrier_expander"
 _ENOUGH = 8
-"""Threads with which it has not been measured."""
+"""Threads with which parallel loops have not been measured."""
 
 
 def threads() -> int:
@@ -26,16 +30,23 @@ def few_cores() -> bool:
     return 0 < threads() < _ENOUGH
 
 
-def prefer_whole_kernels() -> None:
-    """Adds `FLAG` to XLA_FLAGS on few cores, unless XLA_FLAGS disables passes already.
+def only_cpus() -> bool:
+    """Whether JAX can find no other devices than CPUs: other backends have the second pass, too, and may need it."""
+    chosen = os.environ.get("JAX_PLATFORMS", "")
+    return chosen == "cpu" or not (entry_points(group="jax_plugins") or find_spec("jax_plugins") or find_spec("libtpu"))
 
-    XLA reads its flags when JAX starts its backend: after that there is nothing to be done. The name of the pass means
+
+def prefer_whole_kernels() -> None:
+    """Adds a flag to XLA_FLAGS that turns the passes off, unless XLA_FLAGS disables passes already.
+
+    XLA reads its flags when JAX starts its backend: after that there is nothing to be done. The first pass's name means
     nothing to other platforms.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    if not few_cores() or "xla_disable_hlo_passes" in flags:
+    passes = [_PARALLEL_LOOPS] * few_cores() + [_NO_BARRIERS] * only_cpus()
+    if not passes or "xla_disable_hlo_passes" in flags:
         return
     from jax._src import xla_bridge  # nothing public says whether a backend has started
 
     if not xla_bridge.backends_are_initialized():
-        os.environ["XLA_FLAGS"] = f"{flags} {FLAG}".strip()
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_disable_hlo_passes={','.join(passes)}".strip()

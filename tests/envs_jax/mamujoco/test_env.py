@@ -48,24 +48,28 @@ def test_importing_envs_jax_does_not_import_mujoco():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-FLAG = "--xla_disable_hlo_passes=cpu-parallel-task-assigner"
+def disabled(*passes: str) -> str:
+    return f"--xla_disable_hlo_passes={','.join(passes)}"
+
+
+LOOPS, BARRIERS = "cpu-parallel-task-assigner", "cse_barrier_expander"
 
 
 @pytest.mark.parametrize(
     ("first", "environ", "flags"),
     [
-        ("", {"NPROC": "2"}, FLAG),
-        (
-            "",
-            {"NPROC": "2", "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false"},
-            "--xla_cpu_use_fusion_emitters=false " + FLAG,
-        ),
-        ("", {"NPROC": "2", "XLA_FLAGS": "--xla_disable_hlo_passes=fusion"}, "--xla_disable_hlo_passes=fusion"),
-        ("", {"NPROC": "8"}, ""),
+        ("", {"NPROC": "2"}, disabled(LOOPS, BARRIERS)),
+        ("", {"NPROC": "2", "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false"}, None),
+        ("", {"NPROC": "2", "XLA_FLAGS": disabled("fusion")}, disabled("fusion")),
+        ("", {"NPROC": "8"}, disabled(BARRIERS)),
+        ("envs_jax.mamujoco.xla.find_spec = lambda name: name", {"NPROC": "2", "JAX_PLATFORMS": ""}, disabled(LOOPS)),
+        ("envs_jax.mamujoco.xla.find_spec = lambda name: name", {"NPROC": "8", "JAX_PLATFORMS": ""}, ""),
         ("jax.devices()", {"NPROC": "2"}, ""),
     ],
 )
-def test_few_cores_get_the_flag_that_keeps_kernels_whole(first, environ, flags):
+def test_flags_keep_kernels_whole_on_few_cores_and_barriers_on_cpus_alone(first, environ, flags):
+    if flags is None:
+        flags = f"{environ['XLA_FLAGS']} {disabled(LOOPS, BARRIERS)}"
     script = (
         f"import os, jax, envs_jax, envs_jax.mamujoco.env\n{first}\nbefore = os.environ.get('XLA_FLAGS')\n"
         f"assert before == {environ.get('XLA_FLAGS')!r}, 'importing sets no flag'\n"
