@@ -129,7 +129,7 @@ nops-hopping            baselines/matd3.py hopper_3x1 $(HOPPER) --sharing nops -
 hopper-mappo-nops       baselines/mappo.py hopper_3x1 --preset-scale small --total-steps 500000 --no-video --sharing nops
 hopper-mappo-fups_id    baselines/mappo.py hopper_3x1 --preset-scale small --total-steps 500000 --no-video --sharing fups_id
 hopper-mappo-hyper_mlp  algos/hypermarl_mappo.py hopper_3x1 --preset-scale small --total-steps 500000 --no-video --sharing hyper_mlp
-ant-mappo-fups_id       baselines/mappo.py ant_4x2 --preset-scale small --total-steps 1000000 --initial-std 0.37 --num-seeds 1 --num-evaluations 20 --chunks 40 \
+ant-mappo-fups_id       baselines/mappo.py ant_4x2 --preset-scale small --total-steps 1000000 --initial-std 0.37 --num-seeds 2 --num-evaluations 20 --chunks 40 \
                           --no-video
 endef
 export ROBOT_RUNS

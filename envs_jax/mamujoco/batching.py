@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 from envs_jax.mamujoco.xla import few_cores
 
-_PORTION, _LARGE_PORTION, _LARGE = range(128, 257), range(32, 65), 1024
-"""How many environments a portion may have; how many where what is mapped has a KiB and more for each environment. On
-two cores 1024 environments in portions of 256 are 1.3 (HalfCheetah) to 1.5 times (Ant) as fast as all at once, whose
-numbers go to memory and back with each operation. Humanoid and ManySegmentAnt are 1.2 times as fast again in portions
+_PORTION, _LARGE_PORTION, _LARGE = range(128, 257), range(32, 65), 512
+"""How many environments a portion may have; how many where what is mapped has half a KiB and more for each environment.
+All at once carry their numbers to memory and back with each operation. On two cores 1024 environments in portions of
+256 are 1.3 times as fast (HalfCheetah) as all at once; Ant and Humanoid are 1.5 and 1.2 times as fast again in portions
 of 64."""
 
 

@@ -68,7 +68,7 @@ def test_batches_without_a_divisor_are_not_cut(portions):
 
 
 @pytest.mark.parametrize(
-    ("size", "each", "portion"), [(1024, 1023, 256), (1024, 1024, 64), (96, 1024, 48), (64, 9999, 64)]
+    ("size", "each", "portion"), [(1024, 511, 256), (1024, 512, 64), (96, 1024, 48), (64, 9999, 64)]
 )
 def test_large_states_have_small_portions(monkeypatch, size, each, portion):
     monkeypatch.setattr(batching, "few_cores", lambda: True)
