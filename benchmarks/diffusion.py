@@ -28,7 +28,7 @@ import gc
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -343,9 +343,9 @@ def measure(
     return list(rows.values())
 
 
-def main(args: Args) -> None:
+def compare(args: Args) -> Iterator[dict[str, Any]]:
+    """A row per size, program and number of seeds, printed as it comes."""
     pgd = None if args.pgd is None else load_pgd(args.pgd)
-    rows = []
     for name in args.sizes:
         size, known = make_size(name), {}
         programs = our_programs(size, args.fit_steps)
@@ -362,10 +362,11 @@ def main(args: Args) -> None:
         }
         for num_seeds in args.seeds:
             for row in measure(programs, size, num_seeds, args, known):
-                rows.append(head | row)
-                print("  ".join(f"{k} {v}" for k, v in rows[-1].items() if v != ""), flush=True)
-        write_table(args.out, rows, " ".join(["python", *sys.argv]))
+                row = head | row
+                print("  ".join(f"{k} {v}" for k, v in row.items() if v != ""), flush=True)
+                yield row
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    args = tyro.cli(Args, description=__doc__)
+    write_table(args.out, compare(args), " ".join(["python", *sys.argv]))

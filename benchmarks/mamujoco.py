@@ -284,10 +284,7 @@ def main(args: Args) -> None:
     if args.devices > 1:  # Before JAX starts its backend.
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={args.devices}".strip()
-    rows: list[dict[str, Any]] = []
-    for robot in args.robots:
-        rows += measure(args, robot)
-        write_table(args.out, rows, command)  # after each robot: a run of all takes long
+    write_table(args.out, (row for robot in args.robots for row in measure(args, robot)), command)
 
 
 if __name__ == "__main__":

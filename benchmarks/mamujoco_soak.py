@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,13 @@ def soak(args: Args, robot: str) -> dict[str, Any]:
 
 def main(args: Args) -> None:
     rows: list[dict[str, Any]] = []
-    for robot in args.robots:
-        rows.append(soak(args, robot))
-        write_table(args.out, rows, " ".join(["python", *sys.argv]))
+
+    def soaked() -> Iterator[dict[str, Any]]:
+        for robot in args.robots:
+            rows.append(soak(args, robot))
+            yield rows[-1]
+
+    write_table(args.out, soaked(), " ".join(["python", *sys.argv]))
     sys.exit(int(any(found["not_finite"] for found in rows)))
 
 

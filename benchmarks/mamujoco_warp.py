@@ -10,6 +10,7 @@ refuse: numbers, not speeds, are looked at here. The same eight states and rando
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,20 +36,21 @@ class Args:
     """Table to write."""
 
 
-def main(args: Args) -> None:
+def measure(args: Args) -> Iterator[dict[str, Any]]:
+    """A row per robot and quantity, printed as it comes."""
     import compare  # type: ignore[import-not-found]
 
-    rows: list[dict[str, Any]] = []
     for robot in args.robots:
         with mock.patch.object(environment, "require_backend"):
             env = replace(compare.make(robot), backend="warp")
             errors = compare.errors(env, steps=3)
         for name, error in errors[0].items():
             row = {"robot": robot, "of": name, "largest_1": f"{error.max():.2g}", "median_1": f"{np.median(error):.2g}"}
-            rows.append(row | {"largest_3": f"{errors[2][name].max():.2g}"})
-            print("  ".join(f"{k} {v}" for k, v in rows[-1].items()), flush=True)
-        write_table(args.out, rows, " ".join(["python", *sys.argv]))
+            row["largest_3"] = f"{errors[2][name].max():.2g}"
+            print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
+            yield row
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    args = tyro.cli(Args, description=__doc__)
+    write_table(args.out, measure(args), " ".join(["python", *sys.argv]))
