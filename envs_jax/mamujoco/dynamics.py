@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 import jax
@@ -21,8 +21,7 @@ with contextlib.redirect_stdout(io.StringIO()):  # MJX prints that it has no war
 
 _pyramids_theirs = constraint._efc_contact_pyramidal
 
-# mujoco.mjMINIMP, mjMAXIMP, mjMINVAL
-_LEAST_IMPEDANCE, _MOST_IMPEDANCE, _MINVAL = 1e-4, 0.9999, 1e-15
+mujoco: Any = import_module("mujoco")  # a C extension without types
 
 
 def no_push(m: Any, d: Any) -> jax.Array:
@@ -61,8 +60,8 @@ def response(m: Any, solref: jax.Array, solimp: jax.Array, pos: jax.Array) -> tu
     time, ratio = solref
     if not m.opt.disableflags & constraint.DisableBit.REFSAFE:
         time = jnp.maximum(time, 2 * m.opt.timestep)
-    dmin, dmax, mid = (jnp.clip(solimp[i], _LEAST_IMPEDANCE, _MOST_IMPEDANCE) for i in (0, 1, 3))
-    width, power = jnp.maximum(solimp[2], _MINVAL), jnp.maximum(solimp[4], 1)
+    dmin, dmax, mid = (jnp.clip(solimp[i], mujoco.mjMINIMP, mujoco.mjMAXIMP) for i in (0, 1, 3))
+    width, power = jnp.maximum(solimp[2], mujoco.mjMINVAL), jnp.maximum(solimp[4], 1)
     stiffness = jnp.where(solref[0] > 0, 1 / jnp.square(dmax * time * ratio), -solref[0] / jnp.square(dmax))
     damping = jnp.where(solref[1] > 0, 2 / (dmax * time), -solref[1] / dmax)
     x = jnp.minimum(jnp.abs(pos) / width, 1)
@@ -73,13 +72,12 @@ def response(m: Any, solref: jax.Array, solimp: jax.Array, pos: jax.Array) -> tu
     return stiffness, damping, dmin + jnp.where(first, part, 1 - part) * (dmax - dmin)
 
 
-@lru_cache
-def _moves(parents: tuple[int, ...], first: tuple[int, ...], count: tuple[int, ...], dofs: int) -> np.ndarray:
+def _moves(m: Any) -> np.ndarray:
     """Which degrees of freedom move which body, float[nbody, nv]: its own and its parents'."""
-    table = np.zeros((len(parents), dofs), np.float32)
-    for body, parent in enumerate(parents):
-        table[body] = table[parent] if body else 0
-        table[body, first[body] : first[body] + count[body]] = 1
+    table = np.zeros((m.nbody, m.nv), np.float32)
+    for body in range(1, m.nbody):
+        table[body] = table[m.body_parentid[body]]
+        table[body, np.asarray(m.dof_bodyid) == body] = 1
     return table
 
 
@@ -96,8 +94,7 @@ def pyramids(m: Any, d: Any, condim: int) -> Any:
     c = jax.tree.map(lambda x: x[own[0] : own[-1] + 1], contact)  # they are sorted by condim
     pos = c.dist - c.includemargin
     body1, body2 = (jnp.asarray(m.geom_bodyid)[c.geom[:, side]] for side in (0, 1))
-    static = (tuple(map(int, x)) for x in (m.body_parentid, m.body_dofadr, m.body_dofnum))
-    table = jnp.asarray(_moves(*static, m.nv), pos.dtype)
+    table = jnp.asarray(_moves(m), pos.dtype)
     moves = (table[body2] - table[body1]) * (pos < 0)[:, None]  # [C, V]
 
     turn = jnp.cross(c.pos[:, None] - d.subtree_com[roots.pop()], c.frame)  # [C, 3, 3]
@@ -114,7 +111,6 @@ def pyramids(m: Any, d: Any, condim: int) -> Any:
     def each(x: jax.Array) -> jax.Array:
         return jnp.repeat(x, 4, axis=0)
 
-    zeros = jnp.zeros(4 * own.size, pos.dtype)
     return constraint._Efc(
         J=edges.reshape(-1, m.nv),
         pos_aref=each(jnp.minimum(pos, 0)),
@@ -123,5 +119,5 @@ def pyramids(m: Any, d: Any, condim: int) -> Any:
         solref=each(c.solref),
         solimp=each(c.solimp),
         margin=each(c.includemargin),
-        frictionloss=zeros,
+        frictionloss=jnp.zeros(4 * own.size, pos.dtype),
     )

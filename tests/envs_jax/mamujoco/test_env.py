@@ -59,7 +59,11 @@ LOOPS, BARRIERS = "cpu-parallel-task-assigner", "cse_barrier_expander"
     ("first", "environ", "flags"),
     [
         ("", {"NPROC": "2"}, disabled(LOOPS, BARRIERS)),
-        ("", {"NPROC": "2", "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false"}, None),
+        (
+            "",
+            {"NPROC": "2", "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false"},
+            "--xla_cpu_use_fusion_emitters=false " + disabled(LOOPS, BARRIERS),
+        ),
         ("", {"NPROC": "2", "XLA_FLAGS": disabled("fusion")}, disabled("fusion")),
         ("", {"NPROC": "8"}, disabled(BARRIERS)),
         ("envs_jax.mamujoco.xla.find_spec = lambda name: name", {"NPROC": "2", "JAX_PLATFORMS": ""}, disabled(LOOPS)),
@@ -68,8 +72,6 @@ LOOPS, BARRIERS = "cpu-parallel-task-assigner", "cse_barrier_expander"
     ],
 )
 def test_flags_keep_kernels_whole_on_few_cores_and_barriers_on_cpus_alone(first, environ, flags):
-    if flags is None:
-        flags = f"{environ['XLA_FLAGS']} {disabled(LOOPS, BARRIERS)}"
     script = (
         f"import os, jax, envs_jax, envs_jax.mamujoco.env\n{first}\nbefore = os.environ.get('XLA_FLAGS')\n"
         f"assert before == {environ.get('XLA_FLAGS')!r}, 'importing sets no flag'\n"
