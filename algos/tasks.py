@@ -8,7 +8,7 @@ authors' configuration files); `small` ends within minutes on two CPU cores. Wha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -199,48 +199,59 @@ TASKS: dict[str, dict[str, Args]] = {
 }
 
 
-def _robot(
-    env_id: str,
-    small_steps: int,
-    small_minibatches: int = 32,
-    small_evaluations: int = 10,
-    small_std: float = 1.0,
-    **numbers: Any,
-) -> dict[str, Args]:
-    """A MaMuJoCo task at both scales; `numbers` are fields of PPO's settings, by name. `small_steps` of the small one
-    take less than five minutes on two cores (with 10 and 17 agents, in fewer gradient steps).
+# Settings of HARL's MAPPO, which the paper's experiments come from, where an agent sees the whole state, too; those
+# that HARL has for each robot are below.
+_ROBOT = Args(
+    env=None,
+    policy=PolicyConfig(
+        hidden_sizes=(128, 128, 128),
+        layer_norm=True,
+        initial_std=0.3655,  # 0.5 sigmoid(1)
+        max_std=0.5,
+        generate="actor",
+    ),
+    ppo=PPOConfig(num_envs=20, eval_episodes=40, normalize_values=True, value_loss="huber"),
+    hp=PPOHyperparameters(max_grad_norm=10.0, value_coefficient=1.0, huber_delta=10.0),
+    run=RunConfig(num_seeds=5, total_steps=10_000_000, num_evaluations=100, chunks=100),
+)
+_ROBOT_SMALL = Args(  # Ours.
+    env=None,
+    policy=PolicyConfig(hidden_sizes=(64, 64), activation="tanh", initial_std=1.0, generate="actor"),
+    ppo=PPOConfig(
+        num_envs=16, num_steps=128, update_epochs=10, num_minibatches=32, normalize_values=True, eval_episodes=8
+    ),
+    hp=PPOHyperparameters(learning_rate=3e-4, entropy_coefficient=0.0),
+    run=RunConfig(num_seeds=5, total_steps=100_000, num_evaluations=10, chunks=20),
+)
 
-    Settings of HARL's MAPPO, which the paper's experiments come from, where an agent sees the whole state, too.
-    """
+
+@dataclass(frozen=True)
+class Harl:
+    """What HARL tunes per robot for its MAPPO."""
+
+    learning_rate: float
+    clip_epsilon: float
+    update_epochs: int
+    num_minibatches: int
+    entropy_coefficient: float
+    num_steps: int
+    anneal_learning_rate: bool
+
+
+def _robot(env_id: str, row: Harl, small: Mapping[str, Mapping[str, Any]]) -> dict[str, Args]:
+    """A MaMuJoCo task at both scales. small: what the small one changes of `_ROBOT_SMALL`, fields by the name of the
+    part that they are in; as many steps as take less than five minutes on two cores."""
+    numbers = asdict(row)
     hp = {name: numbers.pop(name) for name in ("learning_rate", "clip_epsilon", "entropy_coefficient")}
+    changed = {part: replace(getattr(_ROBOT_SMALL, part), **fields) for part, fields in small.items()}
     return {
-        "paper": Args(
+        "paper": replace(
+            _ROBOT,
             env=envs_jax.make(env_id, obsk=None),
-            policy=PolicyConfig(
-                hidden_sizes=(128, 128, 128),
-                layer_norm=True,
-                initial_std=0.3655,  # 0.5 sigmoid(1)
-                max_std=0.5,
-                generate="actor",
-            ),
-            ppo=PPOConfig(num_envs=20, eval_episodes=40, normalize_values=True, value_loss="huber", **numbers),
-            hp=PPOHyperparameters(**hp, max_grad_norm=10.0, value_coefficient=1.0, huber_delta=10.0),
-            run=RunConfig(num_seeds=5, total_steps=10_000_000, num_evaluations=100, chunks=100),
+            ppo=replace(_ROBOT.ppo, **numbers),
+            hp=replace(_ROBOT.hp, **hp),
         ),
-        "small": Args(  # Ours.
-            env=envs_jax.make(env_id, obsk=1, physics="fast"),
-            policy=PolicyConfig(hidden_sizes=(64, 64), activation="tanh", initial_std=small_std, generate="actor"),
-            ppo=PPOConfig(
-                num_envs=16,
-                num_steps=128,
-                update_epochs=10,
-                num_minibatches=small_minibatches,
-                normalize_values=True,
-                eval_episodes=8,
-            ),
-            hp=PPOHyperparameters(learning_rate=3e-4, entropy_coefficient=0.0),
-            run=RunConfig(num_seeds=5, total_steps=small_steps, num_evaluations=small_evaluations, chunks=20),
-        ),
+        "small": replace(_ROBOT_SMALL, env=envs_jax.make(env_id, obsk=1, physics="fast"), **changed),
     }
 
 
@@ -258,30 +269,31 @@ def _generated(scales: dict[str, Args]) -> dict[str, Args]:
     return scales | {"small": replace(small, policy=policy, hp=replace(small.hp, learning_rate=1e-4))}
 
 
-def _mappo(
-    learning_rate: float, clip_epsilon: float, epochs: int, minibatches: int, entropy: float, steps: int, anneal: bool
-) -> dict[str, Any]:
-    """A row of HARL's settings."""
-    return {
-        "learning_rate": learning_rate, "clip_epsilon": clip_epsilon, "entropy_coefficient": entropy,
-        "update_epochs": epochs, "num_minibatches": minibatches, "num_steps": steps, "anneal_learning_rate": anneal,
-    }  # fmt: skip
-
-
 ROBOTS: dict[str, Callable[[], dict[str, Args]]] = {
     "halfcheetah_2x3": lambda: _robot(
-        "mamujoco/halfcheetah_2x3", 150_000, **_mappo(5e-4, 0.05, 15, 1, 0.01, 200, False)
+        "mamujoco/halfcheetah_2x3", Harl(5e-4, 0.05, 15, 1, 0.01, 200, False), {"run": {"total_steps": 150_000}}
     ),
-    "hopper_3x1": lambda: _robot("mamujoco/hopper_3x1", 160_000, **_mappo(5e-4, 0.05, 10, 1, 0.0, 200, True)),
+    "hopper_3x1": lambda: _robot(
+        "mamujoco/hopper_3x1", Harl(5e-4, 0.05, 10, 1, 0.0, 200, True), {"run": {"total_steps": 160_000}}
+    ),
     # With deviations of 1, torques cost an ant 2 a step at first, twice what it has for standing: dying would pay.
     "ant_4x2": lambda: _robot(
-        "mamujoco/ant_4x2", 32_000, small_evaluations=5, small_std=0.366, **_mappo(5e-4, 0.1, 5, 1, 0.0, 200, False)
+        "mamujoco/ant_4x2",
+        Harl(5e-4, 0.1, 5, 1, 0.0, 200, False),
+        {"policy": {"initial_std": 0.366}, "run": {"total_steps": 32_000, "num_evaluations": 5}},
     ),
-    "walker2d_2x3": lambda: _robot("mamujoco/walker2d_2x3", 100_000, **_mappo(1e-3, 0.05, 5, 2, 0.0, 200, True)),
-    "humanoid_17x1": lambda: _robot("mamujoco/humanoid_17x1", 30_000, 8, **_mappo(5e-4, 0.1, 5, 1, 0.0, 100, True)),
+    "walker2d_2x3": lambda: _robot("mamujoco/walker2d_2x3", Harl(1e-3, 0.05, 5, 2, 0.0, 200, True), {}),
+    # With 17 and 10 agents a gradient step takes longest: fewer of them.
+    "humanoid_17x1": lambda: _robot(
+        "mamujoco/humanoid_17x1",
+        Harl(5e-4, 0.1, 5, 1, 0.0, 100, True),
+        {"ppo": {"num_minibatches": 8}, "run": {"total_steps": 30_000}},
+    ),
     # HARL has no MAPPO for the swimmer: the ant's settings.
     "swimmer_10x2": lambda: _robot(
-        "mamujoco/manysegmentswimmer_10x2", 100_000, 8, **_mappo(5e-4, 0.1, 5, 1, 0.0, 200, False)
+        "mamujoco/manysegmentswimmer_10x2",
+        Harl(5e-4, 0.1, 5, 1, 0.0, 200, False),
+        {"ppo": {"num_minibatches": 8}},
     ),
 }
 
