@@ -71,6 +71,9 @@ class Playing:
             raise ValueError(f"play_steps, play_envs are {self.play_steps}, {self.play_envs}; allowed: at least 1")
         if self.play_noise < 0:
             raise ValueError(f"play_noise is {self.play_noise}; allowed: a number of at least 0")
+
+    def check_absent(self) -> None:
+        """Raise ValueError if a dataset's path is taken."""
         for path in self.paths(self.dataset).values() if self.dataset else ():
             if path.exists():
                 raise ValueError(f"dataset is {path}; allowed: a path with nothing there")
@@ -250,6 +253,8 @@ def main() -> None:
     used: list[tuple[Any, Args]] = []
 
     def building(args: Args) -> Job:
+        if not args.run.resume:  # which may write its datasets again
+            args.playing.check_absent()
         job = build(args)
         used.append((job.learner, args))
         return job

@@ -284,7 +284,7 @@ def diversity(args: Args) -> Iterator[Row]:
             if not path.exists():
                 print(f"{cell.name}: no run; {cell.command}")
                 continue
-            learner = study.prepare(cell).learner
+            learner = study.prepare(cell).planned.learner
             networks = learner.actor_critic
             like = jax.eval_shape(jax.vmap(networks.init), seed_keys(0, read.seeds))
             panel = panels.setdefault(study.panel_of(read, cell.levels), {})

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from mamujoco_transfer import load_run
+from mamujoco_transfer import robots_of
 from timing import write_table
 
 import envs_jax
@@ -53,7 +53,7 @@ class Args:
 
 def visited(path: Path, robot: str, count: int) -> Any:
     """`count` states, evenly from an episode of each seed's policy."""
-    learner, carries = load_run(path)
+    learner, carries = robots_of(path)
     if learner.env.robot != robot:
         raise ValueError(f"run is of {learner.env.robot}; allowed: one of {robot}")
     states, valid = jax.jit(jax.vmap(lambda carry: learner.episode(carry, jax.random.key(3))))(carries)

@@ -2,16 +2,14 @@
 
     python benchmarks/mamujoco_transfer.py RUN [RUN ...] [--episodes 16] [--out FILE]
 
-Each RUN is the folder of a finished run (or one under way) of `baselines/matd3.py`, `baselines/mappo.py`,
-HyperMARL's for either, or `baselines/offline_data.py` on a robot. Every seed's last policy plays, without noise, the
-same starts under both presets. `loss_percent` is that of the mean over seeds, `loss_error` its standard error over
-seeds (of paired differences), in percent, too. A row per run, after one per seed.
+Each RUN is the folder of a run, finished or under way, of any program on a robot. Every seed's last policy plays,
+without noise, the same starts under both presets. `loss_percent` is that of the mean over seeds, `loss_error` its
+standard error over seeds (of paired differences), in percent, too. A row per run, after one per seed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,17 +18,7 @@ import numpy as np
 import tyro
 from timing import write_table
 
-from algos import tasks, tasks_matd3
-from covey.experiment import checkpoint, cli, folder
-from covey.experiment.program import Program, seed_keys
-
-PROGRAMS = {
-    "matd3": "baselines.matd3",
-    "offline_data": "baselines.offline_data",
-    "mappo": "baselines.mappo",
-    "hypermarl_mappo": "algos.hypermarl_mappo",
-    "hypermarl_matd3": "algos.hypermarl_matd3",
-}
+from covey.experiment import load_run
 
 
 @dataclass(frozen=True)
@@ -45,40 +33,10 @@ class Args:
     """Table to write."""
 
 
-def load_run(path: Path) -> tuple[Any, Any]:
-    """The learner of a run and its carries [S, ...], from its last checkpoint. Raises ValueError without one."""
-    record = folder.read_config(path)
-    program = record["program"]
-    if program not in PROGRAMS:
-        raise ValueError(f"{path} is a run of {program}; allowed: {', '.join(PROGRAMS)}")
-    name, *flags = record["argv"]
-    scale = _take(flags, "--preset-scale")
-    _take(flags, "--dataset")
-    scales = import_module(PROGRAMS[program]).PRESETS[name]
-    args = cli.parse(scales[scale] if scale else next(iter(scales.values())), flags)
-    if program.endswith("mappo"):
-        job = tasks.build(args, centralised_critic=True)
-    elif program == "offline_data":
-        job = import_module(PROGRAMS[program]).build(args)
-    else:
-        job = tasks_matd3.build(replace(args, run=replace(args.run, quiet=True)))
-    learner: Any = job.learner
-    init = Program(learner, 1, 1).init
-    template = jax.eval_shape(init, seed_keys(args.run.seed, args.run.num_seeds), job.hp)
-    state = checkpoint.load(path / "checkpoints", template)
-    if state is None:
-        raise ValueError(f"{path} has no checkpoint; allowed: a run that has")
-    remembers = program == "offline_data"
-    return (learner.inner, state.carries.inner) if remembers else (learner, state.carries)
-
-
-def _take(flags: list[str], flag: str) -> str | None:
-    """The value after `flag`; both leave the list."""
-    if flag not in flags:
-        return None
-    at = flags.index(flag)
-    _, value = flags.pop(at), flags.pop(at)
-    return value
+def robots_of(path: Path) -> tuple[Any, Any]:
+    """The learner of a run on a robot, and its carries [S, ...]; of `offline_data.py` those that it remembers from."""
+    run = load_run(path)
+    return getattr(run.learner, "inner", run.learner), getattr(run.carries, "inner", run.carries)
 
 
 def returns(learner: Any, carries: Any, physics: str, episodes: int) -> np.ndarray:
@@ -92,7 +50,7 @@ def returns(learner: Any, carries: Any, physics: str, episodes: int) -> np.ndarr
 
 def compare(path: Path, episodes: int) -> list[dict[str, Any]]:
     """The rows of one run."""
-    learner, carries = load_run(path)
+    learner, carries = robots_of(path)
     fast, faithful = (returns(learner, carries, physics, episodes) for physics in ("fast", "faithful"))
     lost, scale = fast - faithful, fast.mean()
     error = 100 * lost.std(ddof=1) / np.sqrt(len(lost)) / scale if len(lost) > 1 else np.nan

@@ -20,7 +20,7 @@ from PIL import Image
 
 sys.path += [str(Path(__file__).parents[2]), str(Path(__file__).parents[2] / "benchmarks")]
 
-from mamujoco_transfer import load_run
+from mamujoco_transfer import robots_of
 
 import envs_jax  # noqa: F401
 from covey.experiment.video import save_gif
@@ -47,7 +47,7 @@ class Args:
 
 
 def main(args: Args) -> None:
-    learner, carries = load_run(args.run)
+    learner, carries = robots_of(args.run)
     states, valid = jax.jit(jax.vmap(lambda carry: learner.episode(carry, jax.random.key(args.episode))))(carries)
     x = np.where(np.asarray(valid), np.asarray(states.qpos)[..., 0], -np.inf).max(axis=1)
     seed = int(np.argsort(x)[(len(x) - 1) // 2]) if args.seed is None else args.seed

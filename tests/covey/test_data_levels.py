@@ -69,4 +69,4 @@ def test_names_and_mistakes(tmp_path):
         Playing(levels=("best",))
     (tmp_path / "x-poor").mkdir()
     with pytest.raises(ValueError, match="x-poor; allowed: a path with nothing there"):
-        Playing(levels=("poor", "good"), dataset=tmp_path / "x")
+        Playing(levels=("poor", "good"), dataset=tmp_path / "x").check_absent()

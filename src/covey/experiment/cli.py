@@ -17,6 +17,7 @@ import dataclasses
 import difflib
 import io
 import os
+import runpy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from covey.experiment import folder
 from covey.experiment.checkpoint import RunError
-from covey.experiment.runner import RunResult, run
+from covey.experiment.runner import RunConfig, RunResult, run
 from covey.learners.base import Learner
 
 _runner: ContextVar[Callable[..., RunResult]] = ContextVar("runner", default=run)
@@ -80,7 +81,8 @@ def main(
         if resumed:
             args = dataclasses.replace(args, run=dataclasses.replace(args.run, resume=resumed))  # type: ignore[attr-defined]
         job = Job(*build(args))
-        description = {"program": program, "preset": name, "argv": argv, "args": args, "env": repr(args.env)}  # type: ignore[attr-defined]
+        description = {"program": program, "script": sys.argv[0], "preset": name, "argv": argv, "args": args}
+        description["env"] = repr(args.env)  # type: ignore[attr-defined]
     except ValueError as error:
         _fail(error)
     except BrokenPipeError:  # `--help | head`: nobody reads on, which is nobody's mistake
@@ -107,6 +109,48 @@ def runs_go_to(runner: Callable[..., RunResult]) -> Iterator[None]:
         yield
     finally:
         _runner.reset(token)
+
+
+class Planned(NamedTuple):
+    """What a command line stands for: the arguments of `covey.experiment.runner.run`."""
+
+    learner: Any
+    hp: Any
+    config: RunConfig
+    description: dict[str, Any]
+    data: Any
+    render: Any
+
+
+class _Caught(BaseException):
+    """Leaves a program at the point where its run would begin."""
+
+
+def plan(script: str | Path, argv: Sequence[str]) -> Planned:
+    """What `python script *argv` would run. Raises ValueError with what is wrong, in the program's own words."""
+    if not Path(script).is_file():
+        raise ValueError(f"there is no program {script}")
+    caught: list[Planned] = []
+
+    def catch(
+        learner: Any, hp: Any, config: RunConfig, description: dict[str, Any], *, data: Any, render: Any
+    ) -> NoReturn:
+        caught.append(Planned(learner, hp, config, description, data, render))
+        raise _Caught
+
+    said, before = io.StringIO(), sys.argv
+    try:
+        sys.argv = [str(script), *argv]
+        with runs_go_to(catch), contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            runpy.run_path(str(script), run_name="__main__")
+    except _Caught:
+        return caught[0]
+    except SystemExit:
+        message = said.getvalue().strip().removeprefix("error: ") or "its program left without saying why"
+        raise ValueError(message) from None
+    finally:
+        sys.argv = before
+    raise ValueError(f"{script} runs nothing through covey.experiment.cli")
 
 
 def parse(defaults: Args, argv: Sequence[str], prog: str | None = None, description: str | None = None) -> Args:

@@ -45,7 +45,6 @@ import itertools
 import json
 import os
 import re
-import runpy
 import shlex
 import sys
 import tomllib
@@ -60,7 +59,7 @@ import numpy as np
 from covey.experiment import cli, folder
 from covey.experiment.checkpoint import RunError
 from covey.experiment.program import evaluation_schedule
-from covey.experiment.runner import RunConfig, RunResult, run
+from covey.experiment.runner import run
 from covey.experiment.statistics import bootstrap_interval, iqm, probability_of_improvement
 
 KEYS = {
@@ -121,23 +120,15 @@ class Prepared:
     """A cell whose program has read its command line and built what it would run."""
 
     cell: Cell
-    learner: Any
-    hp: Any
-    config: RunConfig
-    description: dict[str, Any]
-    data: Any
-    render: Any
-
-    @property
-    def num_updates(self) -> int:
-        return self.config.updates(self.learner.steps_per_update)
+    planned: cli.Planned
 
     @property
     def budget(self) -> dict[str, Any]:
         """What cells of a panel have in common."""
-        schedule = evaluation_schedule(self.num_updates, self.config.num_evaluations)
-        steps = self.learner.steps_per_update
-        return {"env_steps": self.num_updates * steps, "evaluations": (schedule * steps).tolist()}
+        config, steps = self.planned.config, self.planned.learner.steps_per_update
+        num_updates = config.updates(steps)
+        schedule = evaluation_schedule(num_updates, config.num_evaluations)
+        return {"env_steps": num_updates * steps, "evaluations": (schedule * steps).tolist()}
 
 
 # --- Reading ---
@@ -285,31 +276,12 @@ def prepare(cell: Cell) -> Prepared:
 
     Raises ValueError with what the program says is wrong.
     """
-    if not Path(cell.program).is_file():
-        raise ValueError(f"cell {cell.name}: there is no program {cell.program}")
-    caught: list[Prepared] = []
-
-    def catch(learner: Any, hp: Any, config: RunConfig, description: dict, *, data: Any, render: Any) -> RunResult:
-        caught.append(Prepared(cell, learner, hp, config, description, data, render))
-        return RunResult(Path(), None, {}, {}, {})  # type: ignore[arg-type]
-
-    said, argv = io.StringIO(), sys.argv
     try:
-        sys.argv = [cell.program, *cell.argv]
-        with cli.runs_go_to(catch), contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            runpy.run_path(cell.program, run_name="__main__")
-    except SystemExit:
-        message = said.getvalue().strip().removeprefix("error: ") or "its program left without saying why"
-        raise ValueError(f"cell {cell.name}: {message}") from None
-    finally:
-        sys.argv = argv
-    if not caught:
-        raise ValueError(f"cell {cell.name}: {cell.program} runs nothing through covey.experiment.cli")
-    try:
-        _ = caught[0].budget
-    except RunError as error:
+        prepared = Prepared(cell, cli.plan(cell.program, cell.argv))
+        _ = prepared.budget
+    except ValueError as error:
         raise ValueError(f"cell {cell.name}: {error}") from None
-    return caught[0]
+    return prepared
 
 
 def check_budgets(study: Study, prepared: Sequence[Prepared]) -> None:
@@ -345,7 +317,7 @@ def state_of(path: Path, prepared: Prepared) -> str:
     if not (path / "config.json").exists():
         return "not begun"
     try:
-        folder.check_same(folder.read_config(path)["args"], folder.describe(prepared.description["args"]))
+        folder.check_same(folder.read_config(path)["args"], folder.describe(prepared.planned.description["args"]))
     except RunError as error:
         raise ValueError(f"cell {prepared.cell.name}: {error}; delete {path} to start anew") from None
     return "finished" if (path / "summary.json").exists() else "cut off"
@@ -354,8 +326,9 @@ def state_of(path: Path, prepared: Prepared) -> str:
 def train(prepared: Prepared, path: Path) -> None:
     """Run the cell, or what is left of it."""
     begun = (path / "config.json").exists()
-    config = replace(prepared.config, resume=path if begun else None, run_dir=None if begun else path)
-    run(prepared.learner, prepared.hp, config, prepared.description, data=prepared.data, render=prepared.render)
+    learner, hp, config, description, data, render = prepared.planned
+    config = replace(config, resume=path if begun else None, run_dir=None if begun else path)
+    run(learner, hp, config, description, data=data, render=render)
     jax.clear_caches()  # Each compiled program holds memory maps, of which a process has so many.
     gc.collect()
 
