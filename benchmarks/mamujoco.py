@@ -1,12 +1,16 @@
 """Random-action speed of the robots, beside Gymnasium-Robotics' MaMuJoCo and C MuJoCo's threaded `rollout`.
 
-    python benchmarks/mamujoco.py [--robots hopper ant] [--gymnasium-robotics PYTHON] [--devices 2] [--out FILE]
+    python benchmarks/mamujoco.py [--robots hopper ant] [--gymnasium-robotics PYTHON] [--mabrax PYTHON] [--devices 2]
+        [--out FILE]
 
 Ours: auto-reset on, every observation read (added up), actions and keys of a whole call drawn at its start, compile
 time apart, states kept from call to call after a warm-up, so that robots lie and tumble as they do under random
 actions. Programs of a robot take turns within one process. PYTHON is an interpreter with gymnasium-robotics; its
 processes step, draw no pictures and reset where an episode ends. `rollout` gives states only: no observations, no
 rewards, no resets, with the options that Gymnasium has. One environment step is `frame_skip` physics steps.
+
+The other PYTHON is one with jaxmarl and brax (`pip install jaxmarl brax`), for MABrax's five robots: Brax's own
+physics, which is not MuJoCo's, and its partitions. It steps as JaxMARL's scripts do, in one program like ours.
 
 On a CPU with few cores a step of all environments takes one core (see `envs_jax.mamujoco.xla`). With `--devices` the
 CPU counts as so many devices, and each has its share of the environments: rows named `fast, 2 devices`.
@@ -20,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -82,6 +86,54 @@ print(json.dumps([window(seconds) for _ in range(windows)]), flush=True)
 """
 """What an interpreter with gymnasium-robotics runs: it says that it is ready, waits, and gives seconds per step."""
 
+MABRAX = {
+    "halfcheetah": "halfcheetah_6x1",
+    "ant": "ant_4x2",
+    "hopper": "hopper_3x1",
+    "walker2d": "walker2d_2x3",
+    "humanoid": "humanoid_9|8",
+}
+"""Our robots, and MABrax's ids."""
+
+BRAX = """
+import json, sys, time
+import jax, jax.numpy as jnp
+import jaxmarl
+name, num_envs, steps, calls = json.loads(sys.argv[1])
+env = jaxmarl.make(name)
+key = jax.random.key(0)
+_, state = jax.jit(jax.vmap(env.reset))(jax.random.split(key, num_envs))
+spaces = [env.action_space(agent) for agent in env.agents]
+def run(key, state):
+    def draw(key, s):
+        return jax.random.uniform(key, (steps, num_envs, *s.shape), jnp.float32, s.low, s.high)
+    key_act, key_step = jax.random.split(key)
+    keys = jax.random.split(key_act, len(spaces))
+    actions = {agent: draw(k, s) for agent, k, s in zip(env.agents, keys, spaces)}
+    def step(carry, xs):
+        state, total = carry
+        obs, state, reward, _, _ = jax.vmap(env.step)(xs[0], state, xs[1])
+        total = total + sum(jnp.sum(obs[agent]) + jnp.sum(reward[agent]) for agent in env.agents)
+        return (state, total), None
+    keys = jax.random.split(key_step, (steps, num_envs))
+    return jax.lax.scan(step, (state, jnp.zeros(())), (keys, actions))[0]
+began = time.perf_counter()
+compiled = jax.jit(run).lower(key, state).compile()
+compile_seconds = time.perf_counter() - began
+def call():
+    global state, key
+    key, now = jax.random.split(key)
+    began = time.perf_counter()
+    state, _ = jax.block_until_ready(compiled(now, state))
+    return time.perf_counter() - began
+for _ in range(-(-25 // steps)):
+    call()
+print("ready", flush=True)
+sys.stdin.readline()
+print(json.dumps([compile_seconds, *(call() for _ in range(calls))]), flush=True)
+"""
+"""What an interpreter with MABrax runs: likewise, and gives the seconds of compiling and of each call."""
+
 
 @dataclass(frozen=True)
 class Args:
@@ -104,6 +156,8 @@ class Args:
     """Timed calls of each program."""
     gymnasium_robotics: Path | None = None
     """An interpreter in whose environment gymnasium-robotics is installed."""
+    mabrax: Path | None = None
+    """An interpreter in whose environment jaxmarl and brax are installed."""
     seconds: float = 2.0
     """Seconds of each of the `repeats` timed windows of Gymnasium-Robotics."""
     out: Path = Path("results/benchmarks/mamujoco.csv")
@@ -115,6 +169,11 @@ class Args:
                 raise ValueError(f"robots holds '{name}'; allowed: {', '.join(NAMED)}")
         if self.devices < 1 or any(n > 1 and n % self.devices for n in self.envs):
             raise ValueError(f"devices is {self.devices}; allowed: a divisor of all numbers of environments but 1")
+
+
+def steps_per_call(args: Args, num_envs: int) -> int:
+    """Steps of each of `num_envs` environments in one call."""
+    return min(max(args.env_steps // num_envs, 4), 200)
 
 
 def ours(env: Any, num_envs: int, steps: int) -> Callable[..., Any]:
@@ -143,7 +202,7 @@ class Ours:
     """One compiled loop with the states that it goes on from."""
 
     def __init__(self, env: Any, num_envs: int, args: Args, devices: int = 1) -> None:
-        self.steps = min(max(args.env_steps // num_envs, 4), 200)
+        self.steps = steps_per_call(args, num_envs)
         self.num_envs = num_envs
         key = jax.random.key(0)
         self.state = jax.jit(jax.vmap(env.init))(jax.random.split(key, num_envs))
@@ -200,28 +259,36 @@ class Rollout:
         self.pool.rollout(self.model, self.datas, self.starts, self.control)
 
 
-def gymnasium_robotics(args: Args, robot: str, partition: str, processes: int) -> list[float] | None:
-    """Seconds per step of all processes together, per window; None where MaMuJoCo cannot make the scenario."""
-    assert args.gymnasium_robotics is not None
-    running: list[Any] = []
-    for seed in range(processes):
-        settings = (SCENARIOS[robot], None if "pendulum" in robot else partition, args.repeats, args.seconds, seed)
-        command = [str(args.gymnasium_robotics), "-c", THEIRS, json.dumps(settings)]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        # One thread each, as their users run them side by side.
-        environ = {**os.environ, "OMP_NUM_THREADS": "1"}
-        running.append(subprocess.Popen(command, text=True, env=environ, **pipes))
-    ready = [process.stdout.readline().strip() == "ready" for process in running]
-    for process, there in zip(running, ready, strict=True):
-        if not (there and all(ready)):
-            process.kill()
+def beside(python: Path, program: str, settings: Sequence[Any]) -> list[list[float]] | None:
+    """What processes of another project print, one for each of `settings`, begun together; None where they fail."""
+    # One thread each, as their users run them side by side.
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environ.pop("XLA_FLAGS", None)
+    running: list[Any] = [
+        subprocess.Popen(
+            [str(python), "-c", program, json.dumps(one)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environ,
+        )
+        for one in settings
+    ]  # fmt: skip
+    ready = [any(line.strip() == "ready" for line in process.stdout) for process in running]
     if not all(ready):
+        for process in running:
+            process.kill()
         return None
     for process in running:
         process.stdin.write("go\n")
         process.stdin.flush()
-    found = [json.loads(process.communicate()[0]) for process in running]
-    return [1 / sum(1 / seconds for seconds in window) for window in zip(*found, strict=True)]
+    return [json.loads(process.communicate()[0]) for process in running]
+
+
+def gymnasium_robotics(args: Args, robot: str, partition: str, processes: int) -> list[float] | None:
+    """Seconds per step of all processes together, per window; None where MaMuJoCo cannot make the scenario."""
+    assert args.gymnasium_robotics is not None
+    conf = None if "pendulum" in robot else partition
+    settings = [(SCENARIOS[robot], conf, args.repeats, args.seconds, seed) for seed in range(processes)]
+    found = beside(args.gymnasium_robotics, THEIRS, settings)
+    return None if found is None else [1 / sum(1 / x for x in window) for window in zip(*found, strict=True)]
 
 
 def row(robot: str, partition: str, program: str, envs: int, rate: float, **more: Any) -> dict[str, Any]:
@@ -272,15 +339,35 @@ def measure(args: Args, robot: str) -> list[dict[str, Any]]:
                 print(f"{robot}: {name}: cannot make it here")
                 continue
             rows.append(row(robot, partition, name, processes, 1 / statistics.median(found), **spread(found)))
+    if args.mabrax is not None and robot in MABRAX:
+        rows += mabrax(args, args.mabrax, robot)
+    return rows
+
+
+def mabrax(args: Args, python: Path, robot: str) -> list[dict[str, Any]]:
+    """Rows of MABrax's robot of the same name."""
+    rows, name = [], MABRAX[robot]
+    for num_envs in args.envs:
+        steps = steps_per_call(args, num_envs)
+        printed = beside(python, BRAX, [(name, num_envs, steps, args.repeats)])
+        if printed is None:
+            print(f"{robot}: MABrax: cannot make it here")
+            break
+        compiling, *calls = printed[0]
+        more: dict[str, Any] = {"steps_per_call": steps, "compile_s": round(compiling, 1), **spread(calls)}
+        rate = num_envs * steps / statistics.median(calls)
+        rows.append(row(robot, name.partition("_")[2], "MABrax", num_envs, rate, **more))
     return rows
 
 
 def main(args: Args) -> None:
-    if args.gymnasium_robotics is not None and not args.gymnasium_robotics.exists():
-        sys.exit(f"error: --gymnasium-robotics is {args.gymnasium_robotics}; allowed: a Python interpreter")
     command = " ".join(["python", *sys.argv])
-    if args.gymnasium_robotics is not None:
-        command = command.replace(str(args.gymnasium_robotics), "PYTHON")
+    for flag, python in {"--gymnasium-robotics": args.gymnasium_robotics, "--mabrax": args.mabrax}.items():
+        if python is None:
+            continue
+        if not python.exists():
+            sys.exit(f"error: {flag} is {python}; allowed: a Python interpreter")
+        command = command.replace(str(python), "PYTHON")
     if args.devices > 1:  # Before JAX starts its backend.
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={args.devices}".strip()
