@@ -1,15 +1,17 @@
-"""Datasets for offline learning: MATD3 trained, then its policies played with noise, of one quality or of several.
+"""Datasets for offline learning: MATD3 or MAPPO trained, then its policies played with noise, in one quality or more.
 
     python baselines/offline_data.py navigation --total-steps 30000 --num-seeds 4
     python baselines/offline_data.py halfcheetah_2x3 --total-steps 1000000 --play-noise 0.2 --play-steps 250000
     python baselines/offline_data.py halfcheetah_2x3 --levels poor medium good replay --dataset data/halfcheetah
+    python baselines/offline_data.py ant_4x2-mappo --preset-scale small --total-steps 400000
 
-Trains as `baselines/matd3.py` does, with its presets and flags, and keeps every seed's policy at each evaluation. Each
-level is a dataset of all seeds' policies, played for `--play-steps` steps with Gaussian noise: `dataset` in the run's
-folder, or where `--dataset` says; `<dataset>-<level>` where there are several:
+Trains as `baselines/matd3.py` does, with its presets and flags (as `baselines/mappo.py` with the presets called
+`<robot>-mappo`), and keeps every seed's policy at each evaluation. Each level is a dataset of all seeds' policies,
+played for `--play-steps` steps with Gaussian noise on their actions (MAPPO's means): `dataset` in the run's folder, or
+where `--dataset` says; `<dataset>-<level>` where there are several:
 
     last    each seed's last policy (the default)
-    good    each seed's best policy (of those trained for longer than the warm-up; so for the next two)
+    good    each seed's best policy (of those trained for longer than MATD3's warm-up; so for the next two)
     medium  each seed's policy whose return is nearest to 1/2 of the way up from the worst to good's median
     poor    likewise, 1/5 of the way up
     replay  policies from all of training, evenly spaced, equally often, with training's own noise: a mixture as a
@@ -22,19 +24,18 @@ returns with and without noise.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from algos.tasks import Lazy
-from algos.tasks_matd3 import Args as TrainingArgs
-from algos.tasks_matd3 import build as build_training
-from baselines.matd3 import PRESETS as TRAINING
+from algos import tasks, tasks_matd3
+from baselines import mappo, matd3
 from covey.data import Dataset, collect, episode_returns, merge, save
 from covey.data.histogram import save_histograms
 from covey.experiment import cli
@@ -44,6 +45,7 @@ from covey.experiment.runner import RETURN, RunResult
 from covey.learners.base import Metrics
 from covey.learners.matd3 import MATD3
 from covey.learners.offline import Team
+from covey.learners.ppo import PPO
 
 Level = Literal["last", "good", "medium", "poor", "replay"]
 FRACTIONS = {"medium": 0.5, "poor": 0.2}  # Of the way up from the worst policy to a good one.
@@ -86,10 +88,59 @@ class Playing:
 
 
 @dataclass(frozen=True)
-class Args(TrainingArgs):
+class MATD3Args(tasks_matd3.Args):
     """Settings of MATD3's training, and of what is played afterwards."""
 
     playing: Playing = field(default_factory=Playing)
+
+
+@dataclass(frozen=True)
+class MAPPOArgs(tasks.Args):
+    """Settings of MAPPO's training, and of what is played afterwards."""
+
+    playing: Playing = field(default_factory=Playing)
+
+
+class Behaviour(NamedTuple):
+    """How a learner's policies are kept and played; actions are scaled to [-1, 1].
+
+    kept: of what `learner.policy` gives, what playing needs.
+    act: (kept, obs [N, ...]) to actions without noise [N, A].
+    noise: kept to the standard deviation of training's own noise, broadcastable to [N, A].
+    """
+
+    name: str
+    kept: Callable[[Any], Any]
+    act: Callable[[Any, jax.Array], jax.Array]
+    noise: Callable[[Any], Any]
+
+
+def of_matd3(learner: MATD3, exploration_noise: float) -> Behaviour:
+    """The behaviour of MATD3's actors."""
+    actor = learner.actor
+
+    def act(kept: Any, obs: jax.Array) -> jax.Array:
+        return actor.act(actor.weights(kept), obs.reshape(obs.shape[0], 1, -1))[:, 0]
+
+    return Behaviour("matd3", lambda policy: policy["actor"], act, lambda kept: exploration_noise)
+
+
+def of_mappo(learner: PPO) -> Behaviour:
+    """The behaviour of MAPPO's (feed-forward) actors: their means."""
+    networks, team = learner.actor_critic, Team.of(learner.env)
+    half = (np.array(team.high) - np.array(team.low)).astype(np.float32) / 2  # 0 in the padding
+
+    def act(kept: Any, obs: jax.Array) -> jax.Array:
+        memory, _ = networks.start(1)
+        x = obs.reshape(1, obs.shape[0], 1, -1)
+        means, _ = networks.policy(networks.weights(kept), x, memory, jnp.zeros((1, 1, 1), jnp.bool_))
+        return team.to_unit(means[0, :, 0])
+
+    def noise(kept: Any) -> jax.Array:
+        deviation = jnp.exp(networks.log_std(networks.weights(kept)))[:, 0]
+        return deviation / np.where(half > 0, half, 1)
+
+    return Behaviour("mappo", lambda policy: policy, act, noise)
 
 
 @jax.tree_util.register_dataclass
@@ -103,10 +154,18 @@ class RememberingCarry:
 
 @dataclass(frozen=True)
 class Remembering:
-    """MATD3 that keeps its actor after each of the updates `at`."""
+    """A learner that keeps its actor after each of the updates `at`."""
 
-    inner: MATD3
+    inner: MATD3 | PPO
     at: tuple[int, ...]
+    exploration_noise: float = 0.0
+    """MATD3's."""
+
+    @cached_property
+    def behaviour(self) -> Behaviour:
+        if isinstance(self.inner, MATD3):
+            return of_matd3(self.inner, self.exploration_noise)
+        return of_mappo(self.inner)
 
     @property
     def steps_per_update(self) -> int:
@@ -114,8 +173,11 @@ class Remembering:
 
     def init(self, key: jax.Array, hp: Any) -> RememberingCarry:
         inner = self.inner.init(key, hp)
-        kept = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(self.at), *x.shape)), self.inner.policy(inner)["actor"])
+        kept = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(self.at), *x.shape)), self._kept(inner))
         return RememberingCarry(inner, kept)
+
+    def _kept(self, inner: Any) -> Any:
+        return self.behaviour.kept(self.inner.policy(inner))
 
     def update(self, carry: RememberingCarry, data: Any = None) -> tuple[RememberingCarry, Metrics]:
         inner, metrics = self.inner.update(carry.inner, data)
@@ -125,7 +187,7 @@ class Remembering:
         def keep(kept: jax.Array, new: jax.Array) -> jax.Array:
             return jnp.where(following.reshape(-1, *(1,) * new.ndim), new, kept)
 
-        return RememberingCarry(inner, jax.tree.map(keep, carry.kept, self.inner.policy(inner)["actor"])), metrics
+        return RememberingCarry(inner, jax.tree.map(keep, carry.kept, self._kept(inner))), metrics
 
     def evaluate(self, carry: RememberingCarry, key: jax.Array) -> Metrics:
         return self.inner.evaluate(carry.inner, key)
@@ -168,14 +230,14 @@ def first_trained(steps: np.ndarray, warmup_steps: float) -> int:
 class Player:
     """Plays kept policies; all by one compiled program."""
 
-    def __init__(self, learner: MATD3, playing: Playing, training_noise: float) -> None:
-        self.learner, self.playing, self.training_noise = learner, playing, training_noise
-        team = Team.of(learner.env)
+    def __init__(self, learner: Remembering, playing: Playing) -> None:
+        self.behaviour, self.env, self.playing = learner.behaviour, learner.inner.env, playing
+        team, act = Team.of(self.env), self.behaviour.act
+        self.shape = team.num_agents, team.action_size
 
         def policy(params: Any, key: jax.Array, obs: jax.Array, memory: None) -> tuple[jax.Array, None]:
-            actor, noise = params
-            action = learner.actor.act(learner.actor.weights(actor), obs.reshape(obs.shape[0], 1, -1))[:, 0]
-            action = action + noise * jax.random.normal(key, action.shape)
+            kept, noise = params
+            action = act(kept, obs) + noise * jax.random.normal(key, self.shape)
             return team.from_unit(jnp.clip(action, -1.0, 1.0)), memory
 
         self.policy = policy
@@ -184,49 +246,64 @@ class Player:
     def rounds(self) -> int:
         """Longest episodes that each environment plays per seed (steps, where episodes have no limit)."""
         steps = -(-self.playing.play_steps // self.playing.play_envs)
-        return -(-steps // (self.learner.env.max_steps or 1))
+        return -(-steps // (self.env.max_steps or 1))
 
     def play(self, level: str, kept: Any, returns: np.ndarray, updates: Sequence[int], first: int = 0) -> Dataset:
         """The episodes of a level, from actors [S, K, ...], their returns [K, S] and the updates [K] they are from."""
-        noise, envs = self.training_noise if level == "replay" else self.playing.play_noise, self.playing.play_envs
-        episode, parts = self.learner.env.max_steps or 1, []
+        episode, envs, parts = self.env.max_steps or 1, self.playing.play_envs, []
         steps = self.rounds * episode
         for i, chosen in enumerate(choose(level, returns, self.rounds, first)):
             for k in chosen:
-                params = jax.tree.map(lambda x: x[i, k], kept), jnp.float32(noise)  # noqa: B023
+                actor = jax.tree.map(lambda x: x[i, k], kept)  # noqa: B023
+                noise = self.behaviour.noise(actor) if level == "replay" else self.playing.play_noise
+                noise = np.broadcast_to(np.asarray(noise, np.float32), self.shape)
                 about = {
-                    "policy": "matd3", "level": level, "noise": noise, "seed": i, "updates": int(updates[k]),
-                    "return_without_noise": float(returns[k, i]),
+                    "policy": self.behaviour.name, "level": level, "noise": round(float(noise.mean()), 6), "seed": i,
+                    "updates": int(updates[k]), "return_without_noise": float(returns[k, i]),
                 }  # fmt: skip
                 key = jax.random.fold_in(jax.random.key(i), k)
                 each = steps // len(chosen) // episode * episode
-                parts.append(collect(self.learner.env, self.policy, key, envs, each, params=params, provenance=about))
+                played = collect(
+                    self.env, self.policy, key, envs, each, params=(actor, jnp.asarray(noise)), provenance=about
+                )
+                parts.append(played)
         return merge(parts)
 
 
-def _with_playing(scales: Mapping[str, TrainingArgs]) -> dict[str, Args]:
-    def more(args: TrainingArgs) -> Args:
-        return Args(**{f.name: getattr(args, f.name) for f in fields(TrainingArgs)})
+def _presets(scales: Mapping[str, Mapping[str, Any]], names: Sequence[str], kind: type, suffix: str = "") -> dict:
+    """Makers of these tasks' settings with those of playing."""
 
-    return {scale: more(args) for scale, args in scales.items()}
+    def one(name: str) -> dict[str, Any]:
+        made = scales[name].items()
+        return {scale: kind(**{f.name: getattr(args, f.name) for f in fields(args)}) for scale, args in made}
+
+    return {name + suffix: lambda name=name: one(name) for name in names}
 
 
-PRESETS: Mapping[str, Mapping[str, Args]] = Lazy({name: lambda n=name: _with_playing(TRAINING[n]) for name in TRAINING})
+PRESETS = tasks.Lazy(
+    _presets(matd3.PRESETS, tuple(matd3.PRESETS), MATD3Args)
+    | _presets(mappo.PRESETS, tuple(tasks.ROBOTS), MAPPOArgs, suffix="-mappo")
+)
 
 
-def build(args: Args) -> Job:
-    """MATD3 that remembers, and its hyper-parameters."""
-    job = build_training(args)
+def build(args: MATD3Args | MAPPOArgs) -> Job:
+    """A learner that remembers, and its hyper-parameters."""
+    if isinstance(args, MATD3Args):
+        job, noise = tasks_matd3.build(args), float(np.max(args.hp.exploration_noise))
+    elif args.policy.recurrent:
+        raise ValueError("recurrent is True; allowed: feed-forward networks only")
+    else:
+        job, noise = tasks.build(args, centralised_critic=True), 0.0
     at = evaluation_schedule(args.run.updates(job.learner.steps_per_update), args.run.num_evaluations)
-    return Job(Remembering(job.learner, tuple(at.tolist())), job.hp)  # type: ignore[arg-type]
+    return Job(Remembering(job.learner, tuple(at.tolist()), noise), job.hp)  # type: ignore[arg-type]
 
 
-def write(learner: Remembering, args: Args, result: RunResult) -> None:
+def write(learner: Remembering, args: MATD3Args | MAPPOArgs, result: RunResult) -> None:
     """Play and save all levels, with a table and histograms of their returns."""
     returns = result.metrics[RETURN][np.array(learner.at) - 1]
     steps = np.array(learner.at) * learner.steps_per_update
-    first = first_trained(steps, float(np.max(args.hp.warmup_steps)))
-    player = Player(learner.inner, args.playing, float(np.max(args.hp.exploration_noise)))
+    first = first_trained(steps, float(np.max(args.hp.warmup_steps))) if isinstance(args, MATD3Args) else 0
+    player = Player(learner, args.playing)
     rows: list[dict[str, Any]] = []
     for level, path in args.playing.paths(args.playing.dataset or result.folder / "dataset").items():
         data = player.play(level, result.state.carries.kept, returns, learner.at, first)
@@ -250,9 +327,9 @@ def write(learner: Remembering, args: Args, result: RunResult) -> None:
 
 def main() -> None:
     """Train, play, save."""
-    used: list[tuple[Any, Args]] = []
+    used: list[tuple[Any, Any]] = []
 
-    def building(args: Args) -> Job:
+    def building(args: MATD3Args | MAPPOArgs) -> Job:
         if not args.run.resume:  # which may write its datasets again
             args.playing.check_absent()
         job = build(args)

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 import envs_jax
-from baselines.offline_data import Playing, Remembering, choose, first_trained
+from baselines.offline_data import Player, Playing, Remembering, choose, first_trained
 from covey.learners.matd3 import MATD3, MATD3Config, MATD3Hyperparameters
+from covey.learners.ppo import PPO, PPOConfig, PPOHyperparameters
 from covey.policies import PolicyConfig
+from envs_jax.particles.navigation import Navigation
+from envs_jax.spaces import Box
 
 # Two seeds, five evaluations; the second seed breaks down at the end. Good's median is 950, the worst 0.
 RETURNS = np.array([[0.0, 50.0], [180.0, 210.0], [500.0, 400.0], [900.0, 1000.0], [800.0, 190.0]])
@@ -59,6 +62,39 @@ def test_actors_are_kept_as_they_were_and_training_is_the_same():
     kept = jax.tree.map(lambda *x: jnp.stack(x), seen[0], seen[2])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), carry.kept, kept)
     assert any((np.abs(x[0] - x[1]) > 1e-5).any() for x in jax.tree.leaves(carry.kept))
+
+
+class Wide(Navigation):
+    """Navigation with forces of -2 to 2."""
+
+    def action_space(self, agent=None):
+        return Box(-2.0, 2.0, (2,))
+
+
+def test_mappo_is_played_at_its_means_with_noise_in_units():
+    env = Wide(num_agents=2, max_steps=4)
+    config = PPOConfig(num_envs=2, num_steps=4, num_minibatches=1, update_epochs=1, eval_episodes=1)
+    policy = PolicyConfig(sharing="nops", hidden_sizes=(4,), initial_std=0.5)
+    learner = Remembering(PPO(env, policy, config, centralised_critic=True), (1, 2))
+    carry = jax.jit(jax.vmap(learner.init, (0, None)))(jax.random.split(jax.random.key(0), 2), PPOHyperparameters())
+    update = jax.jit(jax.vmap(learner.update))
+    first = update(carry)[0]
+    carry = update(first)[0]
+    for k, params in enumerate((first.inner.params, carry.inner.params)):
+        jax.tree.map(lambda x, y, k=k: np.testing.assert_array_equal(x[:, k], y), carry.kept, params)
+
+    returns = np.array([[0.0, 1.0], [2.0, 3.0]])
+    player = Player(learner, Playing(play_steps=8, play_envs=2, play_noise=0.0))
+    data = player.play("last", carry.kept, returns, (1, 2))
+    assert [part["policy"] for part in data.provenance["of"]] == ["mappo"] * 2
+    # The first episode of seed 0 again.
+    networks, obs = learner.inner.actor_critic, jnp.swapaxes(data.obs[:4], 0, 1)[None]  # [1, N, 4, O]
+    weights = networks.weights(jax.tree.map(lambda x: x[0], carry.inner.params))
+    means = networks.policy(weights, obs, networks.start(4)[0], jnp.zeros((1, 1, 4), bool))[0][0]
+    np.testing.assert_allclose(data.action[:4], np.clip(np.swapaxes(means, 0, 1), -2, 2), rtol=1e-5, atol=1e-6)
+    # Training's own noise: a deviation of about 0.5, a quarter of the way from the middle of the range to its end.
+    replayed = player.play("replay", carry.kept, returns, (1, 2))
+    assert [part["noise"] for part in replayed.provenance["of"]] == pytest.approx([0.25] * 2, rel=0.02)
 
 
 def test_names_and_mistakes(tmp_path):
