@@ -67,7 +67,7 @@ study = XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=1" \
 
 .PHONY: reproduce-hypermarl-toy reproduce-hypermarl-dispersion reproduce-hypermarl-navigation
 .PHONY: reproduce-hypermarl-smax reproduce-hypermarl-mamujoco reproduce-hypermarl-bps reproduce-hypermarl-ablations
-.PHONY: reproduce-hypermarl-heads
+.PHONY: reproduce-hypermarl-heads reproduce-hypermarl-humanoid
 reproduce-hypermarl-toy: setup ## HyperMARL's matching games, laptop scale (SMALL= for up to 64 agents)
 	@$(call study,toy)
 reproduce-hypermarl-dispersion: setup ## HyperMARL on Dispersion, laptop scale (SMALL= for the paper's)
@@ -79,6 +79,8 @@ reproduce-hypermarl-smax: setup ## HyperMARL on SMAX, likewise
 reproduce-hypermarl-mamujoco: setup ## HyperMARL on MaMuJoCo, likewise
 	@$(call study,mamujoco)
 	@$(call study,matd3)
+reproduce-hypermarl-humanoid: setup ## HyperMARL on Humanoid 17x1 under fast physics, two million steps (two hours on a core; SMALL= for ten)
+	@$(call study,humanoid)
 reproduce-hypermarl-bps: setup ## HyperMARL, SePS and others on blind particle spread, likewise
 	@$(call study,bps)
 reproduce-hypermarl-ablations: setup ## HyperMARL without its parts, on Dispersion, likewise
