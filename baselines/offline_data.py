@@ -128,17 +128,18 @@ def of_matd3(learner: MATD3, exploration_noise: float) -> Behaviour:
 def of_mappo(learner: PPO) -> Behaviour:
     """The behaviour of MAPPO's (feed-forward) actors: their means."""
     networks, team = learner.actor_critic, Team.of(learner.env)
-    half = (np.array(team.high) - np.array(team.low)).astype(np.float32) / 2  # 0 in the padding
+    low, high = np.array(team.low, np.float32), np.array(team.high, np.float32)
+    middle, half = (high + low) / 2, np.where(high > low, (high - low) / 2, 1)  # Padding has no range.
 
     def act(kept: Any, obs: jax.Array) -> jax.Array:
         memory, _ = networks.start(1)
         x = obs.reshape(1, obs.shape[0], 1, -1)
         means, _ = networks.policy(networks.weights(kept), x, memory, jnp.zeros((1, 1, 1), jnp.bool_))
-        return team.to_unit(means[0, :, 0])
+        return (means[0, :, 0] - middle) / half  # Not cut at the bounds: noise beyond them is lost in training, too.
 
     def noise(kept: Any) -> jax.Array:
         deviation = jnp.exp(networks.log_std(networks.weights(kept)))[:, 0]
-        return deviation / np.where(half > 0, half, 1)
+        return deviation / half
 
     return Behaviour("mappo", lambda policy: policy, act, noise)
 
