@@ -110,7 +110,7 @@ reproduce-coda-mamujoco: reproduce-mamujoco-data ## CODA on HalfCheetah's datase
 # Robot, task of `offline_data.py`, flags. MATD3 does not learn to walk as an ant in this time; MAPPO does.
 define BEHAVIOURS
 halfcheetah_2x3  halfcheetah_2x3 --preset-scale small
-ant_4x2          ant_4x2-mappo --preset-scale small --total-steps 400000 --num-evaluations 20 --chunks 40 --no-video
+ant_4x2          ant_4x2-mappo --preset-scale small --total-steps 400000 --num-evaluations 20 --chunks 40 --play-noise 0.1 --no-video
 endef
 export BEHAVIOURS
 
