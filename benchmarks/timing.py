@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import platform
 import statistics
@@ -63,19 +64,19 @@ def write_table(path: Path, rows: Iterable[dict[str, Any]], command: str) -> Non
 
     Each row is written as it comes, to PATH.part: a run that is cut off leaves what it had, and the table of before.
     """
+    rows = iter(rows)
+    # The machine is asked after the first row: that starts JAX, and robots set its flags before it starts.
+    first = next(rows, None)
+    if first is None:
+        raise SystemExit(f"error: nothing was measured; {path} is as it was")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     with part.open("w", newline="") as file:
         file.write(f"# {command}\n# {machine()}\n")
-        writer = None
-        for row in rows:
-            if writer is None:
-                writer = csv.DictWriter(file, list(row))
-                writer.writeheader()
+        writer = csv.DictWriter(file, list(first))
+        writer.writeheader()
+        for row in itertools.chain([first], rows):
             writer.writerow(row)
             file.flush()
-    if writer is None:
-        part.unlink()
-        raise SystemExit(f"error: nothing was measured; {path} is as it was")
     part.replace(path)
     print(f"wrote {path}")

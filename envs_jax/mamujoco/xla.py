@@ -11,6 +11,7 @@ anew for each number of the last. With barriers left in place, Humanoid's solver
 from __future__ import annotations
 
 import os
+import warnings
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 
@@ -39,8 +40,8 @@ def only_cpus() -> bool:
 def prefer_whole_kernels() -> None:
     """Adds a flag to XLA_FLAGS that turns the passes off, unless XLA_FLAGS disables passes already.
 
-    XLA reads its flags when JAX starts its backend: after that there is nothing to be done. The first pass's name means
-    nothing to other platforms.
+    XLA reads its flags when JAX starts its backend: after that there is nothing to be done, but to warn. The first
+    pass's name means nothing to other platforms.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     passes = [_PARALLEL_LOOPS] * few_cores() + [_NO_BARRIERS] * only_cpus()
@@ -48,5 +49,12 @@ def prefer_whole_kernels() -> None:
         return
     from jax._src import xla_bridge  # nothing public says whether a backend has started
 
+    flag = f"--xla_disable_hlo_passes={','.join(passes)}"
     if not xla_bridge.backends_are_initialized():
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_disable_hlo_passes={','.join(passes)}".strip()
+        os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()
+        return
+    warnings.warn(
+        "JAX started before the first robot was made: on CPUs their physics is up to three times slower so. Make one "
+        f"before JAX's first computation, or start with XLA_FLAGS={flag}",
+        stacklevel=2,
+    )
