@@ -79,7 +79,11 @@ def test_flags_keep_kernels_whole_on_few_cores_and_barriers_on_cpus_alone(first,
         f"assert os.environ.get('XLA_FLAGS', '') == {flags!r}, os.environ['XLA_FLAGS']\n"
     )
     clean = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "NPROC")}
-    subprocess.run([sys.executable, "-c", script], check=True, env=clean | {"JAX_PLATFORMS": "cpu"} | environ)
+    env = clean | {"JAX_PLATFORMS": "cpu"} | environ
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # Where it is too late for a flag, one warning says so.
+    assert done.stderr.count("UserWarning: JAX started before the first robot") == (first == "jax.devices()")
 
 
 # --- Neighbours ---
