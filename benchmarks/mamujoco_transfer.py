@@ -52,15 +52,15 @@ def compare(path: Path, episodes: int) -> list[dict[str, Any]]:
     """The rows of one run."""
     learner, carries = robots_of(path)
     fast, faithful = (returns(learner, carries, physics, episodes) for physics in ("fast", "faithful"))
-    lost, scale = fast - faithful, fast.mean()
+    lost, scale = fast - faithful, abs(fast.mean())
     error = 100 * lost.std(ddof=1) / np.sqrt(len(lost)) / scale if len(lost) > 1 else np.nan
     robot = {"run": path.name, "robot": learner.env.robot, "episodes": episodes}
     rows = [
         robot | {"seed": i, "fast": round(float(a), 1), "faithful": round(float(b), 1)}
-        | {"loss_percent": round(100 * float(a - b) / float(a), 2), "loss_error": ""}
+        | {"loss_percent": round(100 * float(a - b) / abs(float(a)), 2), "loss_error": ""}
         for i, (a, b) in enumerate(zip(fast, faithful, strict=True))
     ]  # fmt: skip
-    whole = {"seed": "all", "fast": round(float(scale), 1), "faithful": round(float(faithful.mean()), 1)}
+    whole = {"seed": "all", "fast": round(float(fast.mean()), 1), "faithful": round(float(faithful.mean()), 1)}
     whole |= {"loss_percent": round(100 * float(lost.mean()) / float(scale), 2), "loss_error": round(float(error), 2)}
     print(robot | whole, flush=True)
     return [*rows, robot | whole]
