@@ -37,6 +37,16 @@ def only_cpus() -> bool:
     return chosen == "cpu" or not (entry_points(group="jax_plugins") or find_spec("jax_plugins") or find_spec("libtpu"))
 
 
+def barriers_hold() -> bool:
+    """Whether kernels of long chains of bodies can be trusted; to be asked after `prefer_whole_kernels`.
+
+    Where the barriers between a chain's bodies are gone, XLA's CPU backend (seen with jaxlib 0.10.2) makes kernels of
+    ManySegmentSwimmer whose numbers are wrong: its motors hardly move it. Its older emitters make right ones.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    return not only_cpus() or _NO_BARRIERS in flags or "xla_cpu_use_fusion_emitters=false" in flags
+
+
 def prefer_whole_kernels() -> None:
     """Adds a flag to XLA_FLAGS that turns the passes off, unless XLA_FLAGS disables passes already.
 

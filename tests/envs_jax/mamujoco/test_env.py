@@ -86,6 +86,15 @@ def test_flags_keep_kernels_whole_on_few_cores_and_barriers_on_cpus_alone(first,
     assert done.stderr.count("UserWarning: JAX started before the first robot") == (first == "jax.devices()")
 
 
+@pytest.mark.parametrize("flag", ["", "--xla_cpu_use_fusion_emitters=false"])
+def test_swimmer_of_many_segments_is_refused_where_its_kernels_would_be_wrong(flag):
+    script = "import jax, envs_jax\njax.devices()\nenvs_jax.make('mamujoco/manysegmentswimmer_10x2')"
+    clean = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    env = clean | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flag}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    assert ("RuntimeError: JAX started before" in done.stderr) == (not flag) == (done.returncode != 0), done.stderr
+
+
 # --- Neighbours ---
 
 
