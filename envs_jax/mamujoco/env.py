@@ -21,7 +21,7 @@ from envs_jax.mamujoco.options import Physics
 from envs_jax.mamujoco.physics import Bodies
 from envs_jax.mamujoco.robots import Places, Robot, Transition, robot_rules
 from envs_jax.mamujoco.views import Views, make_views
-from envs_jax.mamujoco.xla import barriers_hold, prefer_whole_kernels
+from envs_jax.mamujoco.xla import prefer_whole_kernels, require_barriers
 from envs_jax.spaces import Box
 
 Randomise = Callable[[jax.Array, Any], Mapping[str, jax.Array]]
@@ -116,12 +116,8 @@ class MaMujoco(MultiAgentEnv):
         prefer_whole_kernels()
         object.__setattr__(self, "partition", partitions.freeze(self.partition))
         robot_rules(self.robot, self.version)
-        if self.robot == "manysegmentswimmer" and not barriers_hold():
-            raise RuntimeError(
-                "JAX started before the first robot was made, and XLA's CPU backend would compute ManySegmentSwimmer "
-                "wrongly so. Make it before JAX's first computation, or start with "
-                "XLA_FLAGS=--xla_disable_hlo_passes=cpu-parallel-task-assigner,cse_barrier_expander"
-            )
+        if self.robot == "manysegmentswimmer":
+            require_barriers(self.robot)
         if self.obsk is not None and self.obsk < 0:
             raise ValueError(f"obsk is {self.obsk}; allowed: an integer of at least 0, or None for the whole state")
         if self.precision not in ("float32", "float64"):

@@ -37,14 +37,24 @@ def only_cpus() -> bool:
     return chosen == "cpu" or not (entry_points(group="jax_plugins") or find_spec("jax_plugins") or find_spec("libtpu"))
 
 
-def barriers_hold() -> bool:
-    """Whether kernels of long chains of bodies can be trusted; to be asked after `prefer_whole_kernels`.
+def require_barriers(robot: str) -> None:
+    """Raises RuntimeError where a robot with a long chain of bodies would be computed wrongly; to be asked after
+    `prefer_whole_kernels`.
 
     Where the barriers between a chain's bodies are gone, XLA's CPU backend (seen with jaxlib 0.10.2) makes kernels of
     ManySegmentSwimmer whose numbers are wrong: its motors hardly move it. Its older emitters make right ones.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    return not only_cpus() or _NO_BARRIERS in flags or "xla_cpu_use_fusion_emitters=false" in flags
+    if only_cpus() and not (_NO_BARRIERS in flags or "xla_cpu_use_fusion_emitters=false" in flags):
+        raise RuntimeError(
+            "JAX started before the first robot was made, or XLA_FLAGS disables other passes: XLA's CPU backend would "
+            f"compute {robot} wrongly so. Make it before JAX's first computation, or start with "
+            f"XLA_FLAGS={_disabled(_PARALLEL_LOOPS, _NO_BARRIERS)}"
+        )
+
+
+def _disabled(*passes: str) -> str:
+    return f"--xla_disable_hlo_passes={','.join(passes)}"
 
 
 def prefer_whole_kernels() -> None:
@@ -59,7 +69,7 @@ def prefer_whole_kernels() -> None:
         return
     from jax._src import xla_bridge  # nothing public says whether a backend has started
 
-    flag = f"--xla_disable_hlo_passes={','.join(passes)}"
+    flag = _disabled(*passes)
     if not xla_bridge.backends_are_initialized():
         os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()
         return
