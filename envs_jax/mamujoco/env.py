@@ -21,7 +21,7 @@ from envs_jax.mamujoco.options import Physics
 from envs_jax.mamujoco.physics import Bodies
 from envs_jax.mamujoco.robots import Places, Robot, Transition, robot_rules
 from envs_jax.mamujoco.views import Views, make_views
-from envs_jax.mamujoco.xla import prefer_whole_kernels, require_barriers
+from envs_jax.mamujoco.xla import prefer_whole_kernels
 from envs_jax.spaces import Box
 
 Randomise = Callable[[jax.Array, Any], Mapping[str, jax.Array]]
@@ -116,8 +116,6 @@ class MaMujoco(MultiAgentEnv):
         prefer_whole_kernels()
         object.__setattr__(self, "partition", partitions.freeze(self.partition))
         robot_rules(self.robot, self.version)
-        if self.robot == "manysegmentswimmer":
-            require_barriers(self.robot)
         if self.obsk is not None and self.obsk < 0:
             raise ValueError(f"obsk is {self.obsk}; allowed: an integer of at least 0, or None for the whole state")
         if self.precision not in ("float32", "float64"):

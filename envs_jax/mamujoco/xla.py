@@ -5,7 +5,8 @@ HalfCheetah's `fast` physics with 1024 environments has two thirds of the speed 
 core. To use all cores, share environments between as many devices (docs/mamujoco.md, Speed).
 
 The other removes optimisation barriers before kernels are made, so that kernels of many steps compute the first steps
-anew for each number of the last. With barriers left in place, Humanoid's solver is several times as fast.
+anew for each number of the last. With barriers left in place, Humanoid's solver is several times as fast. Results must
+not hang on barriers: what has to be computed once stands in a loop (`newton._equations`).
 """
 
 from __future__ import annotations
@@ -37,26 +38,6 @@ def only_cpus() -> bool:
     return chosen == "cpu" or not (entry_points(group="jax_plugins") or find_spec("jax_plugins") or find_spec("libtpu"))
 
 
-def require_barriers(robot: str) -> None:
-    """Raises RuntimeError where a robot with a long chain of bodies would be computed wrongly; to be asked after
-    `prefer_whole_kernels`.
-
-    Where the barriers between a chain's bodies are gone, XLA's CPU backend (seen with jaxlib 0.10.2) makes kernels of
-    ManySegmentSwimmer whose numbers are wrong: its motors hardly move it. Its older emitters make right ones.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if only_cpus() and not (_NO_BARRIERS in flags or "xla_cpu_use_fusion_emitters=false" in flags):
-        raise RuntimeError(
-            "JAX started before the first robot was made, or XLA_FLAGS disables other passes: XLA's CPU backend would "
-            f"compute {robot} wrongly so. Make it before JAX's first computation, or start with "
-            f"XLA_FLAGS={_disabled(_PARALLEL_LOOPS, _NO_BARRIERS)}"
-        )
-
-
-def _disabled(*passes: str) -> str:
-    return f"--xla_disable_hlo_passes={','.join(passes)}"
-
-
 def prefer_whole_kernels() -> None:
     """Adds a flag to XLA_FLAGS that turns the passes off, unless XLA_FLAGS disables passes already.
 
@@ -69,7 +50,7 @@ def prefer_whole_kernels() -> None:
         return
     from jax._src import xla_bridge  # nothing public says whether a backend has started
 
-    flag = _disabled(*passes)
+    flag = f"--xla_disable_hlo_passes={','.join(passes)}"
     if not xla_bridge.backends_are_initialized():
         os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()
         return

@@ -86,19 +86,11 @@ def test_flags_keep_kernels_whole_on_few_cores_and_barriers_on_cpus_alone(first,
     assert done.stderr.count("UserWarning: JAX started before the first robot") == (first == "jax.devices()")
 
 
-@pytest.mark.parametrize("flag", ["", "--xla_cpu_use_fusion_emitters=false"])
-def test_swimmer_of_many_segments_is_refused_where_its_kernels_would_be_wrong(flag):
-    script = "import jax, envs_jax\njax.devices()\nenvs_jax.make('mamujoco/manysegmentswimmer_10x2')"
-    clean = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    env = clean | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flag}
-    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
-    assert ("RuntimeError: JAX started before" in done.stderr) == (not flag) == (done.returncode != 0), done.stderr
-
-
 def test_default_kernels_of_many_segments_are_right():
-    """These tests compile by XLA's older emitters; with a robot made first, the default ones agree with them."""
+    """These tests compile by XLA's older emitters. The default ones agree with them, also where JAX started first and
+    drops barriers: with 20 segments a pivot's row that is computed twice, in two roundings, is enough to go wrong."""
     script = (
-        "import jax, envs_jax\nenv = envs_jax.make('mamujoco/manysegmentswimmer_10x2', physics='fast')\n"
+        "import jax, envs_jax\njax.devices()\nenv = envs_jax.make('mamujoco/manysegmentswimmer_10x2', physics='fast')\n"
         "state = env.init(jax.random.key(0))\nactions = jax.random.uniform(jax.random.key(5), (10, 2), minval=-1.0)\n"
         "print(jax.jit(env.advance)(jax.random.key(1), state, actions)[0].qvel.tolist())"
     )

@@ -214,6 +214,27 @@ def test_our_newton_is_mjxs(robot):
         np.testing.assert_allclose(many.reshape(6, -1), expected, rtol=1e-8, atol=1e-6)
 
 
+@pytest.mark.parametrize("loop", [False, True])
+def test_equations_are_solved(loop):
+    rng = np.random.default_rng(0)
+    factors, vectors = rng.normal(size=(3, 12, 12)), rng.normal(size=(3, 12))
+    matrices = factors @ factors.swapaxes(1, 2) + 0.1 * np.eye(12)
+    chain = newton._Equations(tuple(range(-1, 11)), loop)
+    with jax.enable_x64(True):
+        solve = jax.jit(lambda m, v: newton._solve_spd([m[i, : i + 1] for i in range(12)], v, chain))
+        found = solve(np.moveaxis(matrices, 0, -1), vectors.T).T
+    np.testing.assert_allclose(found, np.linalg.solve(matrices, vectors[..., None])[..., 0], rtol=1e-9, atol=1e-9)
+
+
+def test_only_long_swimmers_are_solved_in_a_loop():
+    for robot, loop in (("swimmer", False), ("manysegmentswimmer_6x1", False), ("manysegmentswimmer_10x2", True)):
+        model = envs_jax.make(f"mamujoco/{robot}")._parts.sim.model
+        assert newton._equations(model, newton._coupled(model)).loop == loop, robot
+    for robot in ("humanoid", "manysegmentant"):
+        model = envs_jax.make(f"mamujoco/{robot}")._parts.sim.model
+        assert not newton._equations(model, newton._coupled(model)).loop, robot
+
+
 @pytest.mark.parametrize("robot", ["halfcheetah", "ant"])
 def test_no_lapack_is_called(robot):
     """Two batched LAPACK calls at a time lock up a program on two cores (see `envs_jax.mamujoco.newton`)."""
