@@ -109,7 +109,7 @@ reproduce-coda-mamujoco: reproduce-mamujoco-data ## CODA on HalfCheetah's datase
 
 # Robot, task of `offline_data.py`, flags. MATD3 does not learn to walk as an ant in this time; MAPPO does.
 define BEHAVIOURS
-halfcheetah_2x3  halfcheetah_2x3 --preset-scale small
+halfcheetah_2x3  halfcheetah_2x3 --preset-scale small --num-seeds 5 --total-steps 360000 --buffer-size 360000 --num-evaluations 20 --chunks 40
 ant_4x2          ant_4x2-mappo --preset-scale small --total-steps 400000 --num-evaluations 20 --chunks 40 --play-noise 0.1 --no-video
 endef
 export BEHAVIOURS
@@ -129,10 +129,10 @@ reproduce-mamujoco-data: setup ## Behaviour policies and offline datasets of sev
 define ROBOT_RUNS
 halfcheetah-nops        baselines/matd3.py halfcheetah_2x3 $(CHEETAH) --sharing nops --learning-rate 1e-3
 halfcheetah-fups_id     baselines/matd3.py halfcheetah_2x3 $(CHEETAH) --sharing fups_id --learning-rate 1e-3
-halfcheetah-hyper_mlp   algos/hypermarl_matd3.py halfcheetah_2x3 $(CHEETAH) --sharing hyper_mlp --learning-rate 1e-4 --hypernet-init exact
+halfcheetah-hyper_mlp   algos/hypermarl_matd3.py halfcheetah_2x3 $(CHEETAH) --sharing hyper_mlp
 nops                    baselines/matd3.py hopper_3x1 $(HOPPER) --sharing nops --learning-rate 3e-4
 fups_id                 baselines/matd3.py hopper_3x1 $(HOPPER) --sharing fups_id --learning-rate 3e-4
-hyper_mlp               algos/hypermarl_matd3.py hopper_3x1 $(HOPPER) --sharing hyper_mlp --learning-rate 2e-5 --hypernet-init exact
+hyper_mlp               algos/hypermarl_matd3.py hopper_3x1 $(HOPPER) --sharing hyper_mlp --learning-rate 2e-5
 nops-1e-3               baselines/matd3.py hopper_3x1 $(HOPPER) --sharing nops --total-steps 180000 --buffer-size 180000
 nops-hopping            baselines/matd3.py hopper_3x1 $(HOPPER) --sharing nops --critic-learning-rate 1e-3 --gradient-steps 256 \
                           --total-steps 250000 --buffer-size 250000 --num-evaluations 10 --chunks 40
@@ -143,8 +143,8 @@ ant-mappo-fups_id       baselines/mappo.py ant_4x2 --preset-scale small --total-
                           --no-video
 endef
 export ROBOT_RUNS
-CHEETAH := --preset-scale small --total-steps 100000 --buffer-size 100000 --num-evaluations 5 --chunks 20 --no-video
-HOPPER := --preset-scale small --hidden-sizes 64 64 --total-steps 150000 --buffer-size 150000 --num-evaluations 12 \
+CHEETAH := --preset-scale small --num-seeds 5 --total-steps 100000 --buffer-size 100000 --num-evaluations 5 --chunks 20 --no-video
+HOPPER := --preset-scale small --num-seeds 5 --hidden-sizes 64 64 --total-steps 150000 --buffer-size 150000 --num-evaluations 12 \
 	--chunks 24 --no-video
 SCHEMES := nops fups_id hyper_mlp
 

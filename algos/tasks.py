@@ -84,7 +84,9 @@ def presets(
         return _battle(name, learner, replace(config, sharing=smax_sharing) if smax_sharing else config)
 
     made = {name: lambda scales=scales: changed(scales) for name, scales in TASKS.items()}
-    made |= {name: lambda robot=robot: _generated(changed(robot())) for name, robot in ROBOTS.items()}
+    made |= {
+        name: lambda robot=robot: generated(changed(robot()), learning_rate=1e-4) for name, robot in ROBOTS.items()
+    }
     return Lazy(made | {name: lambda name=name: battle(name) for name in BATTLES})
 
 
@@ -255,18 +257,19 @@ def _robot(env_id: str, row: Harl, small: Mapping[str, Mapping[str, Any]]) -> di
     }
 
 
-def _generated(scales: dict[str, Args]) -> dict[str, Args]:
-    """A robot's small settings for weights that an MLP generates, if it does: a third of the others' learning rate, and
-    the initial scale that does not depend on the generator.
+def generated(scales: dict[str, Any], learning_rate: float) -> dict[str, Any]:
+    """A robot's small settings for weights that an MLP generates, if it does: this learning rate, and the initial scale
+    that does not depend on the generator.
 
     A generated weight is a sum over 64 features, so a step of Adam moves it several times as far as the same step moves
-    a weight of its own. What was tried on Walker2d is in docs/hypermarl_findings.md.
+    a weight of its own: at the others' rate all of Hopper's actors in MATD3 saturate in the first updates. What was
+    tried on Walker2d is in docs/hypermarl_findings.md.
     """
     small = scales["small"]
     if small.policy.sharing != "hyper_mlp":
         return scales
     policy = replace(small.policy, hypernet_init="exact")
-    return scales | {"small": replace(small, policy=policy, hp=replace(small.hp, learning_rate=1e-4))}
+    return scales | {"small": replace(small, policy=policy, hp=replace(small.hp, learning_rate=learning_rate))}
 
 
 ROBOTS: dict[str, Callable[[], dict[str, Args]]] = {

@@ -4,6 +4,7 @@ Bettini, Kortvelesy, Prorok: Controlling Behavioral Diversity in Multi-Agent Rei
 
     --desired-snd D         keep the mean distance between two agents' means at D; 0: equal policies, -1: unconstrained
     --snd-rate TAU          how fast the estimate of diversity follows minibatches
+    --snd-observations N    on how many of a minibatch's observations it is measured (0: all)
 
 Learner: IPPO, with a critic per agent as in the authors' settings. `src/covey/policies/dico.py` has the equations, and
 what deviates from the authors' code.
@@ -12,6 +13,7 @@ Navigation's presets have the values that the HyperMARL paper settled on (arXiv 
 scripts): 1.2 for two agents with goals of their own, -1 for more or with half the goals shared, 0 where all have one
 goal. `navigation` is that with 4 agents and goals of their own; its small scale has 1.2 in place of -1, so that the
 constraint is at work. The others' are ours: 1.2, and 2 where actions are discrete and the distance is one of logits.
+Where more than 8 agents make the pool of observations large, the small scale measures on 1024 of them.
 SMAX is left out: its networks are recurrent, which DiCo's are not.
 """
 
@@ -49,8 +51,13 @@ def _task(name: str) -> dict[str, Args]:
     scales = _TASKS[name]
     if name == "navigation":
         return {"paper": _preset(scales["paper"], -1.0), "small": _preset(scales["small"], OURS["continuous"])}
-    kind = "continuous" if isinstance(scales["small"].env.action_space(), Box) else "discrete"
-    return {scale: _preset(args, OURS[kind]) for scale, args in scales.items()}
+    env = scales["small"].env
+    kind = "continuous" if isinstance(env.action_space(), Box) else "discrete"
+    made = {scale: _preset(args, OURS[kind]) for scale, args in scales.items()}
+    if env.num_agents > 8:
+        small = made["small"]
+        made["small"] = replace(small, policy=replace(small.policy, snd_observations=1024))
+    return made
 
 
 _TASKS = presets()

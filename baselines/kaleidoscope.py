@@ -61,7 +61,7 @@ def masked(args: tasks_matd3.Args) -> Args:
 def for_env(env_id: str) -> Args:
     """General settings for any registered environment with continuous actions."""
     env = envs_jax.make(env_id)
-    args = tasks_matd3.TASKS["navigation"]()["small"]
+    args = tasks_matd3.GAMES["navigation"]()["small"]
     matd3 = replace(args.matd3, critic_input="state", eval_steps=None if env.max_steps else 128)
     return masked(replace(args, env=env, matd3=matd3, hp=MATD3Hyperparameters(warmup_steps=5_000.0)))
 

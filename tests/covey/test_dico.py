@@ -87,6 +87,18 @@ def test_policy_equals_numpy(continuous, obs):
         np.testing.assert_allclose(ours[0, i], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_diversity_can_be_measured_on_some_observations(obs):
+    whole, some, more = (make(snd_observations=n) for n in (0, 5, 10_000))
+    params = shaken(whole)
+    pool = pool_of(obs)
+    spaced = pool[np.arange(5) * len(pool) // 5]
+    measured = numpy_diversity(params, spaced)
+    np.testing.assert_allclose(some.measure(params, obs)["actor"]["diversity"], measured, rtol=1e-5)
+    all_of_it = whole.measure(params, obs)["actor"]["diversity"]
+    np.testing.assert_array_equal(more.measure(params, obs)["actor"]["diversity"], all_of_it)
+    assert abs(float(all_of_it) - measured) > 1e-3
+
+
 def test_estimate_follows_softly_and_acting_leaves_it_alone(obs):
     ac = make()
     params = ac.measure(shaken(ac), obs)
@@ -210,6 +222,7 @@ def test_unconstrained_deviations_are_added_as_they_are(obs):
     [
         (lambda: make(desired_snd=-0.5), "desired_snd is -0.5; allowed: at least 0, or -1"),
         (lambda: make(snd_rate=0.0), "snd_rate is 0.0"),
+        (lambda: make(snd_observations=-1), "snd_observations is -1"),
         (lambda: make(recurrent=True), "feed-forward"),
     ],
 )

@@ -91,6 +91,9 @@ class PolicyConfig:
     discrete): 0 makes them equal, -1 leaves them unconstrained."""
     snd_rate: float = 0.01
     """How far `dico`'s estimate of diversity moves to that of a minibatch at each gradient step, tau."""
+    snd_observations: int = 0
+    """How many of a minibatch's observations, all agents' together, `dico` measures diversity on, evenly spaced; 0 for
+    all of them, of which every agent's network sees every agent's: the square of the agents' number."""
 
     def __post_init__(self) -> None:
         for name in ("recurrent_size", "embedding_dim", "hypernet_rank", "hypernet_chunk_size", "encoder_channels"):
@@ -121,6 +124,8 @@ class PolicyConfig:
             raise ValueError(f"desired_snd is {self.desired_snd}; allowed: at least 0, or -1 for no constraint")
         if not 0 < self.snd_rate <= 1:
             raise ValueError(f"snd_rate is {self.snd_rate}; allowed: a number above 0 and up to 1")
+        if self.snd_observations < 0:
+            raise ValueError(f"snd_observations is {self.snd_observations}; allowed: an integer of at least 0")
         if self.sharing == "dico" and self.recurrent:
             raise ValueError("sharing is 'dico' with recurrent; allowed: feed-forward networks only")
 
@@ -143,7 +148,9 @@ def make_scheme(config: PolicyConfig, num_agents: int, continuous: bool = False)
     if config.sharing == "nops_actors":
         return IndependentActors(num_agents)
     if config.sharing == "dico":
-        return DiversityControl(num_agents, config.desired_snd, config.snd_rate, continuous)
+        return DiversityControl(
+            num_agents, config.desired_snd, config.snd_rate, config.snd_observations, continuous
+        )
     if not config.sharing.startswith("hyper"):
         identity = {"fups": "none", "fups_id_only": "only"}.get(config.sharing, "append")
         return FullSharing(num_agents, identity)  # type: ignore[arg-type]

@@ -6,7 +6,8 @@ f is shared and g_i is agent i's own network. The shared part cancels in a diffe
 their mean distance over the observations O, the system neural diversity, is d, whatever the networks learn. Bettini,
 Kortvelesy, Prorok: Controlling Behavioral Diversity in Multi-Agent Reinforcement Learning (2405.15054).
 
-O is the minibatch of a gradient step, all agents' observations in one pool, and D follows it softly:
+O is the minibatch of a gradient step, all agents' observations in one pool (or some of it, evenly spaced), and D follows
+it softly:
 
     D <- (1 - tau) D_before + tau D(O),   at the first step D(O);   while acting, the D of the last gradient step.
 
@@ -29,6 +30,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from covey.policies.networks import MLP, Network, Weights, dense
 from covey.policies.sharing import Networks, SharingScheme, keyed_leaves, keyed_networks, per_agent
@@ -44,11 +46,13 @@ class DiversityControl(SharingScheme):
     desired: d, the distance between two agents' means, in units of actions (or logits); 0 for equal policies, -1 for
         deviations that are added as they are.
     rate: tau.
+    observations: the most that O may hold; 0 for no limit.
     squash: f ends in tanh: for means of actions in [-1, 1].
     """
 
     desired: float = UNCONSTRAINED
     rate: float = 0.01
+    observations: int = 0
     squash: bool = True
 
     # --- Parameters ---
@@ -79,6 +83,8 @@ class DiversityControl(SharingScheme):
         actor = params["actor"]
         before = jax.lax.stop_gradient(actor["diversity"])
         pool = jnp.moveaxis(x, 1, 0).reshape(1, 1, -1, x.shape[-1])  # All agents' observations, for every agent.
+        if 0 < self.observations < (size := pool.shape[2]):
+            pool = pool[:, :, np.arange(self.observations) * size // self.observations]
         now = diversity(self._deviations(networks["actor"], actor["deviation"], pool)[0])
         now = jnp.where(before > 0, (1.0 - self.rate) * before + self.rate * now, now)
         return params | {"actor": actor | {"diversity": now}}
