@@ -286,11 +286,14 @@ ROBOTS: dict[str, Callable[[], dict[str, Args]]] = {
         {"policy": {"initial_std": 0.366}, "run": {"total_steps": 32_000, "num_evaluations": 5}},
     ),
     "walker2d_2x3": lambda: _robot("mamujoco/walker2d_2x3", Harl(1e-3, 0.05, 5, 2, 0.0, 200, True), {}),
-    # With 17 and 10 agents a gradient step takes longest: fewer of them.
+    # With 17 and 10 agents a gradient step takes longest: fewer of them. A humanoid's program compiles for minutes.
     "humanoid_17x1": lambda: _robot(
         "mamujoco/humanoid_17x1",
         Harl(5e-4, 0.1, 5, 1, 0.0, 100, True),
-        {"ppo": {"num_minibatches": 8}, "run": {"total_steps": 30_000}},
+        {
+            "ppo": {"num_minibatches": 8, "eval_episodes": 4},
+            "run": {"num_seeds": 2, "total_steps": 30_000, "num_evaluations": 4},
+        },
     ),
     # HARL has no MAPPO for the swimmer: the ant's settings.
     "swimmer_10x2": lambda: _robot(

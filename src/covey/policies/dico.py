@@ -6,8 +6,8 @@ f is shared and g_i is agent i's own network. The shared part cancels in a diffe
 their mean distance over the observations O, the system neural diversity, is d, whatever the networks learn. Bettini,
 Kortvelesy, Prorok: Controlling Behavioral Diversity in Multi-Agent Reinforcement Learning (2405.15054).
 
-O is the minibatch of a gradient step, all agents' observations in one pool (or some of it, evenly spaced), and D follows
-it softly:
+O is the minibatch of a gradient step, all agents' observations in one pool (or some of them, evenly spaced), and D
+follows it softly:
 
     D <- (1 - tau) D_before + tau D(O),   at the first step D(O);   while acting, the D of the last gradient step.
 
