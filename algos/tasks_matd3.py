@@ -114,7 +114,7 @@ def _navigation() -> dict[str, Args]:
         buffer_size=100_000,
     )  # fmt: skip
     hp = MATD3Hyperparameters(discount=0.9, warmup_steps=5_000.0, target_rate=0.01)
-    run = RunConfig(num_seeds=2, total_steps=150_000, num_evaluations=10, chunks=10)
+    run = RunConfig(num_seeds=2, total_steps=75_000, num_evaluations=10, chunks=10)
     env = envs_jax.make("navigation", num_agents=4)
     return {"small": Args(env, PolicyConfig(hidden_sizes=(64, 64)), matd3, hp, run)}
 
