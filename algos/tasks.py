@@ -299,7 +299,7 @@ ROBOTS: dict[str, Callable[[], dict[str, Args]]] = {
     "swimmer_10x2": lambda: _robot(
         "mamujoco/manysegmentswimmer_10x2",
         Harl(5e-4, 0.1, 5, 1, 0.0, 200, False),
-        {"ppo": {"num_minibatches": 8}},
+        {"ppo": {"num_minibatches": 8}, "run": {"total_steps": 60_000}},
     ),
 }
 

@@ -13,7 +13,8 @@ Navigation's presets have the values that the HyperMARL paper settled on (arXiv 
 scripts): 1.2 for two agents with goals of their own, -1 for more or with half the goals shared, 0 where all have one
 goal. `navigation` is that with 4 agents and goals of their own; its small scale has 1.2 in place of -1, so that the
 constraint is at work. The others' are ours: 1.2, and 2 where actions are discrete and the distance is one of logits.
-Where more than 8 agents make the pool of observations large, the small scale measures on 1024 of them.
+At the small scale diversity is measured on 1024 observations: a minibatch of 30 agents would have 6000, for the networks
+of all 30.
 SMAX is left out: its networks are recurrent, which DiCo's are not.
 """
 
@@ -38,26 +39,22 @@ GOALS = {
 }
 
 
-def _preset(args: Args, desired_snd: float) -> Args:
-    return replace(args, policy=replace(args.policy, sharing=SHARING, desired_snd=desired_snd))
+def _preset(scale: str, args: Args, desired_snd: float) -> Args:
+    observations = 1024 if scale == "small" else 0
+    policy = replace(args.policy, sharing=SHARING, desired_snd=desired_snd, snd_observations=observations)
+    return replace(args, policy=policy)
 
 
 def _navigation(agents: int, same: int, desired_snd: float) -> dict[str, Args]:
     env = envs_jax.make("navigation", num_agents=agents, agents_with_same_goal=same)
-    return {scale: _preset(replace(args, env=env), desired_snd) for scale, args in TASKS["navigation"].items()}
+    return {scale: _preset(scale, replace(args, env=env), desired_snd) for scale, args in TASKS["navigation"].items()}
 
 
 def _task(name: str) -> dict[str, Args]:
     scales = _TASKS[name]
-    if name == "navigation":
-        return {"paper": _preset(scales["paper"], -1.0), "small": _preset(scales["small"], OURS["continuous"])}
-    env = scales["small"].env
-    kind = "continuous" if isinstance(env.action_space(), Box) else "discrete"
-    made = {scale: _preset(args, OURS[kind]) for scale, args in scales.items()}
-    if env.num_agents > 8:
-        small = made["small"]
-        made["small"] = replace(small, policy=replace(small.policy, snd_observations=1024))
-    return made
+    kind = "continuous" if isinstance(scales["small"].env.action_space(), Box) else "discrete"
+    desired = {"paper": -1.0, "small": OURS[kind]} if name == "navigation" else dict.fromkeys(scales, OURS[kind])
+    return {scale: _preset(scale, args, desired[scale]) for scale, args in scales.items()}
 
 
 _TASKS = presets()

@@ -148,9 +148,7 @@ def make_scheme(config: PolicyConfig, num_agents: int, continuous: bool = False)
     if config.sharing == "nops_actors":
         return IndependentActors(num_agents)
     if config.sharing == "dico":
-        return DiversityControl(
-            num_agents, config.desired_snd, config.snd_rate, config.snd_observations, continuous
-        )
+        return DiversityControl(num_agents, config.desired_snd, config.snd_rate, config.snd_observations, continuous)
     if not config.sharing.startswith("hyper"):
         identity = {"fups": "none", "fups_id_only": "only"}.get(config.sharing, "append")
         return FullSharing(num_agents, identity)  # type: ignore[arg-type]
