@@ -68,14 +68,18 @@ def presets(**policy: Any) -> Mapping[str, Mapping[str, Args]]:
     )
 
 
-def _robot(env_id: str, *, n_step: int, policy_delay: int = 2) -> dict[str, Args]:
-    """A MaMuJoCo task at both scales."""
+def _robot(
+    env_id: str, *, n_step: int, policy_delay: int = 2, small: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Args]:
+    """A MaMuJoCo task at both scales. small: what the small one changes of `_SMALL_ROBOT`, fields by the name of the
+    part that they are in."""
     # HARL's walker learns its policy every 8th step, which its 50 steps per update are no multiple of.
     steps = 50 // policy_delay * policy_delay
     matd3 = replace(_PAPER.matd3, n_step=n_step, policy_delay=policy_delay, gradient_steps=steps)
+    changed = {part: replace(getattr(_SMALL_ROBOT, part), **fields) for part, fields in (small or {}).items()}
     return {
         "paper": replace(_PAPER, env=envs_jax.make(env_id, obsk=None), matd3=matd3),
-        "small": replace(_SMALL_ROBOT, env=envs_jax.make(env_id, obsk=1, physics="fast")),
+        "small": replace(_SMALL_ROBOT, env=envs_jax.make(env_id, obsk=1, physics="fast"), **changed),
     }
 
 
@@ -136,6 +140,19 @@ ROBOTS = {
     "hopper_3x1": lambda: _robot("mamujoco/hopper_3x1", n_step=5),
     "ant_4x2": lambda: _robot("mamujoco/ant_4x2", n_step=5),
     "walker2d_2x3": lambda: _robot("mamujoco/walker2d_2x3", n_step=20, policy_delay=8),
-    "humanoid_17x1": lambda: _robot("mamujoco/humanoid_17x1", n_step=5),
-    "swimmer_10x2": lambda: _robot("mamujoco/manysegmentswimmer_10x2", n_step=5),
+    # With 17 and 10 agents a gradient step takes longest, and a humanoid's program compiles for minutes.
+    "humanoid_17x1": lambda: _robot(
+        "mamujoco/humanoid_17x1",
+        n_step=5,
+        small={
+            "matd3": {"gradient_steps": 16},
+            "hp": {"warmup_steps": 2_000.0},
+            "run": {"total_steps": 10_000, "num_evaluations": 2},
+        },
+    ),
+    "swimmer_10x2": lambda: _robot(
+        "mamujoco/manysegmentswimmer_10x2",
+        n_step=5,
+        small={"matd3": {"gradient_steps": 32}, "run": {"total_steps": 20_000}},
+    ),
 }

@@ -13,7 +13,7 @@ Navigation's presets have the values that the HyperMARL paper settled on (arXiv 
 scripts): 1.2 for two agents with goals of their own, -1 for more or with half the goals shared, 0 where all have one
 goal. `navigation` is that with 4 agents and goals of their own; its small scale has 1.2 in place of -1, so that the
 constraint is at work. The others' are ours: 1.2, and 2 where actions are discrete and the distance is one of logits.
-At the small scale diversity is measured on 1024 observations: a minibatch of 30 agents has 6000, which the networks of
+At the small scale diversity is measured on 256 observations: a minibatch of 30 agents has 6000, which the networks of
 all 30 would see.
 SMAX is left out: its networks are recurrent, which DiCo's are not.
 """
@@ -40,7 +40,7 @@ GOALS = {
 
 
 def _preset(scale: str, args: Args, desired_snd: float) -> Args:
-    observations = 1024 if scale == "small" else 0
+    observations = 256 if scale == "small" else 0
     policy = replace(args.policy, sharing=SHARING, desired_snd=desired_snd, snd_observations=observations)
     return replace(args, policy=policy)
 
