@@ -226,13 +226,19 @@ def test_equations_are_solved(loop):
     np.testing.assert_allclose(found, np.linalg.solve(matrices, vectors[..., None])[..., 0], rtol=1e-9, atol=1e-9)
 
 
-def test_only_long_swimmers_are_solved_in_a_loop():
-    for robot, loop in (("swimmer", False), ("manysegmentswimmer_6x1", False), ("manysegmentswimmer_10x2", True)):
-        model = envs_jax.make(f"mamujoco/{robot}")._parts.sim.model
-        assert newton._equations(model, newton._coupled(model)).loop == loop, robot
-    for robot in ("humanoid", "manysegmentant"):
-        model = envs_jax.make(f"mamujoco/{robot}")._parts.sim.model
-        assert not newton._equations(model, newton._coupled(model)).loop, robot
+@pytest.mark.parametrize(
+    "robot,loop",
+    [
+        ("swimmer", False),
+        ("manysegmentswimmer_6x1", False),
+        ("manysegmentswimmer_10x2", True),
+        ("humanoid", False),
+        ("manysegmentant", False),
+    ],
+)
+def test_only_long_swimmers_are_solved_in_a_loop(robot, loop):
+    model = envs_jax.make(f"mamujoco/{robot}")._parts.sim.model
+    assert newton._equations(model, newton._coupled(model)).loop == loop
 
 
 @pytest.mark.parametrize("robot", ["halfcheetah", "ant"])
