@@ -315,7 +315,7 @@ def measure(args: Args, robot: str) -> list[dict[str, Any]]:
         env = envs_jax.make(f"mamujoco/{robot}")
         for threads in sorted({1, cores}):
             programs[f"C MuJoCo rollout, {threads} threads"] = Rollout(
-                env, num_envs, 200 if num_envs < 1024 else 50, threads
+                env, num_envs, 200 if num_envs < 1024 else 10, threads
             )
         seconds: dict[str, list[float]] = {name: [] for name in programs}
         for turn in range(args.repeats + 1):
