@@ -76,18 +76,21 @@ def presets(
     """All tasks at both scales, with these fields of `PolicyConfig` changed; robots and battles are built when asked
     for. learner: whose settings for SMAX, where sharing is `smax_sharing` if that is given."""
 
-    def changed(scales: dict[str, Args]) -> dict[str, Args]:
-        return {scale: replace(args, policy=replace(args.policy, **policy)) for scale, args in scales.items()}
+    def shared(scales: dict[str, Args]) -> dict[str, Args]:
+        return {scale: changed(args, policy=policy) for scale, args in scales.items()}
 
     def battle(name: str) -> dict[str, Args]:
         config = replace(PolicyConfig(), **policy)
         return _battle(name, learner, replace(config, sharing=smax_sharing) if smax_sharing else config)
 
-    made = {name: lambda scales=scales: changed(scales) for name, scales in TASKS.items()}
-    made |= {
-        name: lambda robot=robot: generated(changed(robot()), learning_rate=1e-4) for name, robot in ROBOTS.items()
-    }
+    made = {name: lambda scales=scales: shared(scales) for name, scales in TASKS.items()}
+    made |= {name: lambda robot=robot: generated(shared(robot()), learning_rate=1e-4) for name, robot in ROBOTS.items()}
     return Lazy(made | {name: lambda name=name: battle(name) for name in BATTLES})
+
+
+def changed(args: Any, **parts: Mapping[str, Any]) -> Any:
+    """Settings with these fields of these parts changed."""
+    return replace(args, **{part: replace(getattr(args, part), **fields) for part, fields in parts.items()})
 
 
 class Lazy(Mapping[str, Any]):
@@ -245,15 +248,9 @@ def _robot(env_id: str, row: Harl, small: Mapping[str, Mapping[str, Any]]) -> di
     part that they are in; as many steps as take less than five minutes on two cores."""
     numbers = asdict(row)
     hp = {name: numbers.pop(name) for name in ("learning_rate", "clip_epsilon", "entropy_coefficient")}
-    changed = {part: replace(getattr(_ROBOT_SMALL, part), **fields) for part, fields in small.items()}
     return {
-        "paper": replace(
-            _ROBOT,
-            env=envs_jax.make(env_id, obsk=None),
-            ppo=replace(_ROBOT.ppo, **numbers),
-            hp=replace(_ROBOT.hp, **hp),
-        ),
-        "small": replace(_ROBOT_SMALL, env=envs_jax.make(env_id, obsk=1, physics="fast"), **changed),
+        "paper": replace(changed(_ROBOT, ppo=numbers, hp=hp), env=envs_jax.make(env_id, obsk=None)),
+        "small": replace(changed(_ROBOT_SMALL, **small), env=envs_jax.make(env_id, obsk=1, physics="fast")),
     }
 
 
@@ -265,11 +262,10 @@ def generated(scales: dict[str, Any], learning_rate: float) -> dict[str, Any]:
     a weight of its own: at the others' rate all of Hopper's actors in MATD3 saturate in the first updates. What was
     tried on Walker2d is in docs/hypermarl_findings.md.
     """
-    small = scales["small"]
-    if small.policy.sharing != "hyper_mlp":
+    if scales["small"].policy.sharing != "hyper_mlp":
         return scales
-    policy = replace(small.policy, hypernet_init="exact")
-    return scales | {"small": replace(small, policy=policy, hp=replace(small.hp, learning_rate=learning_rate))}
+    policy, hp = {"hypernet_init": "exact"}, {"learning_rate": learning_rate}
+    return scales | {"small": changed(scales["small"], policy=policy, hp=hp)}
 
 
 ROBOTS: dict[str, Callable[[], dict[str, Args]]] = {

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import envs_jax
-from algos.tasks import Lazy, generated
+from algos.tasks import Lazy, changed, generated
 from covey.experiment import RunConfig, cli
 from covey.experiment.cli import Job
 from covey.learners.matd3 import MATD3, MATD3Config, MATD3Hyperparameters
@@ -58,13 +58,13 @@ def main(program: str, doc: str | None, presets: Mapping[str, Mapping[str, Args]
 def presets(**policy: Any) -> Mapping[str, Mapping[str, Args]]:
     """All tasks with these fields of `PolicyConfig` changed; robots are built when they are asked for."""
 
-    def changed(scales: dict[str, Args]) -> dict[str, Args]:
-        return {scale: replace(args, policy=replace(args.policy, **policy)) for scale, args in scales.items()}
+    def shared(scales: dict[str, Args]) -> dict[str, Args]:
+        return {scale: changed(args, policy=policy) for scale, args in scales.items()}
 
-    games = {name: lambda scales=scales: changed(scales()) for name, scales in GAMES.items()}
+    games = {name: lambda scales=scales: shared(scales()) for name, scales in GAMES.items()}
     return Lazy(
         games
-        | {name: lambda robot=robot: generated(changed(robot()), learning_rate=1e-4) for name, robot in ROBOTS.items()}
+        | {name: lambda robot=robot: generated(shared(robot()), learning_rate=1e-4) for name, robot in ROBOTS.items()}
     )
 
 
@@ -75,11 +75,10 @@ def _robot(
     part that they are in."""
     # HARL's walker learns its policy every 8th step, which its 50 steps per update are no multiple of.
     steps = 50 // policy_delay * policy_delay
-    matd3 = replace(_PAPER.matd3, n_step=n_step, policy_delay=policy_delay, gradient_steps=steps)
-    changed = {part: replace(getattr(_SMALL_ROBOT, part), **fields) for part, fields in (small or {}).items()}
+    matd3 = {"n_step": n_step, "policy_delay": policy_delay, "gradient_steps": steps}
     return {
-        "paper": replace(_PAPER, env=envs_jax.make(env_id, obsk=None), matd3=matd3),
-        "small": replace(_SMALL_ROBOT, env=envs_jax.make(env_id, obsk=1, physics="fast"), **changed),
+        "paper": replace(changed(_PAPER, matd3=matd3), env=envs_jax.make(env_id, obsk=None)),
+        "small": replace(changed(_SMALL_ROBOT, **(small or {})), env=envs_jax.make(env_id, obsk=1, physics="fast")),
     }
 
 

@@ -21,7 +21,7 @@ SMAX is left out: its networks are recurrent, which DiCo's are not.
 from dataclasses import replace
 
 import envs_jax
-from algos.tasks import FEED_FORWARD, TASKS, Args, Lazy, main, presets
+from algos.tasks import FEED_FORWARD, TASKS, Args, Lazy, changed, main, presets
 from envs_jax.spaces import Box
 
 SHARING = "dico"
@@ -41,8 +41,8 @@ GOALS = {
 
 def _preset(scale: str, args: Args, desired_snd: float) -> Args:
     observations = 256 if scale == "small" else 0
-    policy = replace(args.policy, sharing=SHARING, desired_snd=desired_snd, snd_observations=observations)
-    return replace(args, policy=policy)
+    policy = {"sharing": SHARING, "desired_snd": desired_snd, "snd_observations": observations}
+    return changed(args, policy=policy)
 
 
 def _navigation(agents: int, same: int, desired_snd: float) -> dict[str, Args]:

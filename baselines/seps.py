@@ -61,8 +61,7 @@ PRESETS: Mapping[str, Any] = tasks.Lazy(
 
 def for_env(env_id: str) -> Args:
     """General settings for any registered environment."""
-    args = tasks.for_env(env_id)
-    return grouped(replace(args, policy=replace(args.policy, sharing="fups")))
+    return grouped(tasks.for_env(env_id, sharing="fups"))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def solve(m: Any, d: Any) -> Any:
         tolerance=jnp.asarray(m.opt.tolerance, d.qpos.dtype),
         ls_tolerance=jnp.asarray(m.opt.tolerance * m.opt.ls_tolerance, d.qpos.dtype),
     )
-    qacc, qfrc, rows = _solver(m.opt.iterations, m.opt.ls_iterations, _equations(m, _coupled(m)))(*problem)
+    qacc, qfrc, rows = _solver(m.opt.iterations, m.opt.ls_iterations, _order(m, _coupled(m)))(*problem)
     return d.tree_replace({"qacc": qacc, "qfrc_constraint": qfrc, "_impl.efc_force": rows})
 
 
@@ -64,7 +64,7 @@ def factor_m(m: Any, d: Any) -> Any:
 
 def solve_m(m: Any, d: Any, x: jax.Array) -> jax.Array:
     """The inverse inertia [V, V] times x [V]."""
-    return _solve_theirs(m, d, x) if support.is_sparse(m) else _inertia(_equations(m, _limbs(m)))(d._impl.qLD, x)[0]
+    return _solve_theirs(m, d, x) if support.is_sparse(m) else _inertia(_order(m, _limbs(m)))(d._impl.qLD, x)[0]
 
 
 Tree = tuple[int, ...]
@@ -83,20 +83,17 @@ def _coupled(m: Any) -> Tree:
     return tuple(range(-1, m.nv - 1)) if among or m.ntendon else _limbs(m)
 
 
-class _Equations(NamedTuple):
-    """How to solve with symmetric positive matrices of that pattern: written out, or pivot by pivot in a loop."""
+def _order(m: Any, parents: Tree) -> Tree | None:
+    """The tree that the inertia's equations, with constraints' or without, are eliminated along; None for a loop over
+    pivots, which one long chain of joints has.
 
-    parents: Tree
-    loop: bool
-
-
-def _equations(m: Any, parents: Tree) -> _Equations:
-    """A loop for one long chain of joints. Such an inertia's condition number grows with the fourth power of the
-    length (20 segments of a swimmer: 4e5), and elimination then stands or falls with all numbers of a pivot's row being
-    used as they were rounded. Written out, a compiler is free to compute some of them again, in another rounding: where
-    XLA had dropped the barriers between the rows, 14 segments had errors of 8 times the accelerations, 6 segments none.
+    Such an inertia's condition number grows with the fourth power of the length (20 segments of a swimmer: 4e5), and
+    elimination then stands or falls with all numbers of a pivot's row being used as they were rounded. Written out
+    along a tree, a compiler is free to compute some of them again, in another rounding: where XLA had dropped the
+    barriers between the rows, 14 segments had errors of 8 times the accelerations, 6 segments none.
     """
-    return _Equations(parents, m.nv > _LONG and _limbs(m) == tuple(range(-1, m.nv - 1)))
+    chain = _limbs(m) == tuple(range(-1, m.nv - 1))
+    return None if chain and m.nv > _LONG else parents
 
 
 class _Problem(NamedTuple):
@@ -118,9 +115,9 @@ class _Problem(NamedTuple):
 
 
 @lru_cache
-def _solver(iterations: int, ls_iterations: int, equations: _Equations) -> Any:
+def _solver(iterations: int, ls_iterations: int, order: Tree | None) -> Any:
     """The solver as a function of a problem's parts."""
-    return _last(lambda *values: _solve_last(iterations, ls_iterations, equations, _Problem(*values)))
+    return _last(lambda *values: _solve_last(iterations, ls_iterations, order, _Problem(*values)))
 
 
 def _last(run: Callable[..., tuple[jax.Array, ...]]) -> Any:
@@ -153,7 +150,7 @@ class _Place(NamedTuple):
 
 
 def _solve_last(
-    iterations: int, ls_iterations: int, equations: _Equations, p: _Problem
+    iterations: int, ls_iterations: int, order: Tree | None, p: _Problem
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     def place(qacc: jax.Array) -> _Place:
         now = _Place(qacc, _times(p.inertia, qacc), _times(p.jacobian, qacc) - p.aref)
@@ -182,7 +179,7 @@ def _solve_last(
         count, now, before, done = carry
         active = jnp.where(now.at < 0, p.weight, 0)
         hessian = [p.inertia[v, : v + 1] + row for v, row in enumerate(_gram(p.jacobian, active))]
-        search = -_solve_spd(hessian, gradient(now), equations)
+        search = -_solve_spd(hessian, gradient(now), order)
         along, slope = _times(p.inertia, search), _times(p.jacobian, search)
         line = gauss(now), _dot(search, now.momentum - p.force), 0.5 * _dot(search, along)
         tolerance = p.ls_tolerance * jnp.sqrt(_dot(search, search)) * trace
@@ -228,14 +225,12 @@ def _gram(jacobian: jax.Array, weight: jax.Array) -> list[jax.Array]:
     return [_combined(jacobian[:, : v + 1], weighted[:, v]) for v in range(jacobian.shape[1])]
 
 
-def _solve_spd(matrix: Sequence[jax.Array], vector: jax.Array, equations: _Equations) -> jax.Array:
+def _solve_spd(matrix: Sequence[jax.Array], vector: jax.Array, order: Tree | None) -> jax.Array:
     """A symmetric positive matrix's inverse times `vector` [V, ...].
 
     matrix: of each row v at least the part up to the diagonal, [v + 1, ...].
     """
-    if equations.loop:
-        return _eliminate_in_a_loop(matrix, vector)
-    return _eliminate_along_tree(matrix, vector, equations.parents)
+    return _eliminate_in_a_loop(matrix, vector) if order is None else _eliminate_along_tree(matrix, vector, order)
 
 
 def _eliminate_in_a_loop(matrix: Sequence[jax.Array], vector: jax.Array) -> jax.Array:
@@ -246,11 +241,11 @@ def _eliminate_in_a_loop(matrix: Sequence[jax.Array], vector: jax.Array) -> jax.
     )
     strict = np.tri(size, k=-1, dtype=bool).reshape(size, size, *others)
     whole = jnp.concatenate([lower + jnp.where(strict, lower, 0).swapaxes(0, 1), vector[:, None]], axis=1)
-    order = np.arange(size).reshape(size, *others)
+    pivot = np.arange(size).reshape(size, *others)
 
     def eliminate(v: jax.Array, rows: jax.Array) -> jax.Array:
         row, column = rows[v], rows[:, v]
-        share = jnp.where(order == v, 0, column / column[v])
+        share = jnp.where(pivot == v, 0, column / column[v])
         return rows - share[:, None] * row[None]
 
     rows = jax.lax.fori_loop(0, size, eliminate, whole)
@@ -300,8 +295,8 @@ def _runs(numbers: list[int]) -> list[slice]:
 
 
 @lru_cache
-def _inertia(equations: _Equations) -> Any:
-    return _last(lambda matrix, vector: (_solve_spd(list(matrix), vector, equations),))
+def _inertia(order: Tree | None) -> Any:
+    return _last(lambda matrix, vector: (_solve_spd(list(matrix), vector, order),))
 
 
 # --- Along a line ---

@@ -6,7 +6,7 @@ core. To use all cores, share environments between as many devices (docs/mamujoc
 
 The other removes optimisation barriers before kernels are made, so that kernels of many steps compute the first steps
 anew for each number of the last. With barriers left in place, Humanoid's solver is several times as fast. Results must
-not hang on barriers: what has to be computed once stands in a loop (`newton._equations`).
+not hang on barriers: what has to be computed once stands in a loop (`newton._order`).
 """
 
 from __future__ import annotations
