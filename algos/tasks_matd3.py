@@ -145,8 +145,8 @@ ROBOTS = {
         n_step=5,
         small={
             "matd3": {"gradient_steps": 16},
-            "hp": {"warmup_steps": 2_000.0},
-            "run": {"total_steps": 10_000, "num_evaluations": 2},
+            "hp": {"warmup_steps": 1_000.0},
+            "run": {"total_steps": 4_000, "num_evaluations": 2},
         },
     ),
     "swimmer_10x2": lambda: _robot(

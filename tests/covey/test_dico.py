@@ -19,8 +19,8 @@ DICO = PolicyConfig(sharing="dico", hidden_sizes=(8,), activation="tanh", desire
 CONFIG = PPOConfig(num_envs=16, num_steps=8, update_epochs=4, num_minibatches=2, eval_episodes=4)
 
 
-def make(continuous=True, num_agents=N, **changes) -> ActorCritic:
-    return ActorCritic(replace(DICO, **changes), num_agents, O, A, continuous=continuous)
+def make(continuous=True, num_agents=N, bounds=None, **changes) -> ActorCritic:
+    return ActorCritic(replace(DICO, **changes), num_agents, O, A, continuous=continuous, action_bounds=bounds)
 
 
 def shaken(ac, key=2):
@@ -68,10 +68,12 @@ def test_diversity_is_the_metric_of_this_name():
     np.testing.assert_array_equal(grad, 0.0)
 
 
-@pytest.mark.parametrize("continuous", [True, False])
-def test_policy_equals_numpy(continuous, obs):
+@pytest.mark.parametrize(
+    "continuous,bounds", [(True, None), (True, (-0.4, 0.4)), (True, (-1.0, (0.5, 2.0))), (False, None)]
+)
+def test_policy_equals_numpy(continuous, bounds, obs):
     """mu_i = f + (d / D) g_i, with D of the pool of all agents' observations; f squashed, or g_i centred."""
-    ac = make(continuous)
+    ac = make(continuous, bounds=bounds)
     params = ac.measure(shaken(ac), obs)
     measured = numpy_diversity(params, pool_of(obs), centred=not continuous)
     np.testing.assert_allclose(params["actor"]["diversity"], measured, rtol=1e-5)
@@ -84,6 +86,9 @@ def test_policy_equals_numpy(continuous, obs):
             if continuous
             else shared + 0.7 / measured * (own - own.mean(-1, keepdims=True))
         )
+        if bounds is not None:
+            low, high = (np.asarray(bound) for bound in bounds)
+            expected = low + (expected + 1) / 2 * (high - low)
         np.testing.assert_allclose(ours[0, i], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -231,14 +236,14 @@ def test_bad_settings_say_what_is_allowed(build, message):
         build()
 
 
-def test_actions_must_be_in_the_range_of_the_squashed_part():
+def test_actions_must_be_bounded():
     from envs_jax.spaces import Box
 
     class Strong(Probe):
         def action_space(self, agent=None):
-            return Box(-2.0, 2.0, (1,))
+            return Box(-np.inf, 2.0, (1,))
 
-    with pytest.raises(ValueError, match=r"actions in \[-1, 1\] only"):
+    with pytest.raises(ValueError, match="bounded actions only"):
         PPO(Strong(kind="torque"), DICO, CONFIG).actor_critic.count_parameters()
 
 

@@ -239,6 +239,7 @@ class PPO:
             continuous=self._continuous,
             global_size=global_size,
             obs_space=self.env.observation_space(),
+            action_bounds=(space.low, space.high) if self._continuous else None,
         )
 
     @property
@@ -253,9 +254,9 @@ class PPO:
         space = self.env.action_space()
         if self._continuous and len(space.shape) != 1:
             raise ValueError(f"PPO needs discrete actions or vectors; {self.env.name} has {space}")
-        squashed = self._continuous and self.policy_config.sharing == "dico"
-        if squashed and any(np.any(np.abs(bound) != 1.0) for bound in space.bounds()):
-            raise ValueError(f"sharing is 'dico'; allowed: actions in [-1, 1] only; {self.env.name} has {space}")
+        scaled = self._continuous and self.policy_config.sharing == "dico"
+        if scaled and not np.all(np.isfinite(space.bounds())):
+            raise ValueError(f"sharing is 'dico'; allowed: bounded actions only; {self.env.name} has {space}")
 
     # --- The three functions of a learner ---
 

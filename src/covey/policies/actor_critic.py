@@ -18,6 +18,7 @@ from covey.policies.hypernet import CoupledHypernetwork, Hypernetwork
 from covey.policies.independent import IndependentActors
 from covey.policies.networks import GRU, MLP, Activation, Network, Vector, Weights
 from covey.policies.sharing import FullSharing, NoSharing, SharingScheme, count_parameters
+from envs_jax.spaces import Bound
 
 SharingName: TypeAlias = Literal[
     "fups", "fups_id", "fups_id_only", "fups_matched", "nops", "nops_actors", "hyper_linear", "hyper_mlp", "dico"
@@ -87,8 +88,8 @@ class PolicyConfig:
     """What the hypernetwork generates; with `actor` the critic is one network for all agents."""
 
     desired_snd: float = -1.0
-    """System neural diversity that `dico` keeps its policies at, a distance of means (of logits, if actions are
-    discrete): 0 makes them equal, -1 leaves them unconstrained."""
+    """System neural diversity that `dico` keeps its policies at, a distance of means in units of half an action's range
+    (of logits, if actions are discrete): 0 makes them equal, -1 leaves them unconstrained."""
     snd_rate: float = 0.01
     """How far `dico`'s estimate of diversity moves to that of a minibatch at each gradient step, tau."""
     snd_observations: int = 0
@@ -141,14 +142,16 @@ _CHOICES: dict[str, tuple] = {
 }
 
 
-def make_scheme(config: PolicyConfig, num_agents: int, continuous: bool = False) -> SharingScheme:
-    """The sharing scheme that `config` names, for this many agents."""
+def make_scheme(
+    config: PolicyConfig, num_agents: int, action_bounds: tuple[Bound, Bound] | None = None
+) -> SharingScheme:
+    """The sharing scheme that `config` names, for this many agents, whose continuous actions have these bounds."""
     if config.sharing == "nops":
         return NoSharing(num_agents)
     if config.sharing == "nops_actors":
         return IndependentActors(num_agents)
     if config.sharing == "dico":
-        return DiversityControl(num_agents, config.desired_snd, config.snd_rate, config.snd_observations, continuous)
+        return DiversityControl(num_agents, config.desired_snd, config.snd_rate, config.snd_observations, action_bounds)
     if not config.sharing.startswith("hyper"):
         identity = {"fups": "none", "fups_id_only": "only"}.get(config.sharing, "append")
         return FullSharing(num_agents, identity)  # type: ignore[arg-type]
@@ -177,6 +180,8 @@ class ActorCritic:
     obs_space: the space of the observations, which come flattened, for `config.encoder`; None for numbers.
     continuous: the actor gives the mean of a diagonal Gaussian whose log standard deviations are learned and do not
         depend on the observation, not clipped, starting at 0; else logits.
+    action_bounds: the lowest and highest continuous actions, numbers or one per dimension each, for `dico`; None for
+        -1 and 1.
     """
 
     config: PolicyConfig
@@ -186,12 +191,14 @@ class ActorCritic:
     continuous: bool = False
     global_size: int | None = None
     obs_space: Any = None
+    action_bounds: tuple[Bound, Bound] | None = None
     scheme: SharingScheme = field(init=False)
     encoder: GridEncoder | None = field(init=False, hash=False, compare=False)
     networks: dict[str, Network] = field(init=False, hash=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scheme", make_scheme(self.config, self.num_agents, self.continuous))
+        bounds = (self.action_bounds or (-1.0, 1.0)) if self.continuous else None
+        object.__setattr__(self, "scheme", make_scheme(self.config, self.num_agents, bounds))
         object.__setattr__(self, "encoder", self._encoder())
         object.__setattr__(self, "networks", self._networks(self.config))
         if self.config.sharing == "fups_matched":

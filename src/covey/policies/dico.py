@@ -15,6 +15,8 @@ As in the authors' code (and as the equations say), D(O) is part of the loss: gr
 much as if there were no memory, and D_before is a constant. D is kept among the parameters, as a number without
 gradient, so that whoever has the parameters has the policy.
 
+f ends in tanh, and means are of actions scaled to [-1, 1]: d is in units of half an action's range.
+
 What is not as in the authors' code: the standard deviations do not depend on the observation; deviations start with the
 gain of a value function instead of that of PyTorch's layers; there is no second loss against means outside the bounds
 of actions. With discrete actions, which they do not have, mu are logits: deviations then have mean 0 over actions,
@@ -34,6 +36,7 @@ import numpy as np
 
 from covey.policies.networks import MLP, Network, Weights, dense
 from covey.policies.sharing import Networks, SharingScheme, keyed_leaves, keyed_networks, per_agent
+from envs_jax.spaces import Bound
 
 UNCONSTRAINED = -1.0
 
@@ -43,17 +46,17 @@ class DiversityControl(SharingScheme):
     """The actor as above; of every other network each agent has its own (their critics share nothing, either), but the
     log standard deviations are one vector for all.
 
-    desired: d, the distance between two agents' means, in units of actions (or logits); 0 for equal policies, -1 for
-        deviations that are added as they are.
+    desired: d, the distance between two agents' means, in units of half an action's range (or of logits); 0 for equal
+        policies, -1 for deviations that are added as they are.
     rate: tau.
     observations: the most that O may hold; 0 for no limit.
-    squash: f ends in tanh: for means of actions in [-1, 1].
+    bounds: the lowest and highest actions, numbers or one per dimension each; None for logits.
     """
 
     desired: float = UNCONSTRAINED
     rate: float = 0.01
     observations: int = 0
-    squash: bool = True
+    bounds: tuple[Bound, Bound] | None = (-1.0, 1.0)
 
     # --- Parameters ---
 
@@ -112,16 +115,18 @@ class DiversityControl(SharingScheme):
         if "scale" not in weights:
             return super().unroll(network, weights, x, memory, reset)
         shared, _ = network.unroll(_part(weights, "shared/"), x, memory, reset, dense)
-        shared = jnp.tanh(shared) if self.squash else shared
-        own = self._deviations(network, _part(weights, "deviation/"), x)
-        return shared + weights["scale"] * own, memory
+        own = weights["scale"] * self._deviations(network, _part(weights, "deviation/"), x)
+        if self.bounds is None:
+            return shared + own, memory
+        low, high = (np.asarray(bound, np.float32) for bound in self.bounds)
+        return (low + high) / 2 + (high - low) / 2 * (jnp.tanh(shared) + own), memory
 
     def _deviations(self, network: Network, weights: Weights, x: jax.Array) -> jax.Array:
         """g_i of inputs x [T, N or 1, B, I], [T, N, B, A]."""
         batch = x.shape[2]
         memory, reset = network.start(self.num_agents, batch), jnp.zeros((x.shape[0], 1, batch), jnp.bool_)
         own, _ = network.unroll(weights, x, memory, reset, dense)
-        return own if self.squash else own - jnp.mean(own, axis=-1, keepdims=True)
+        return own if self.bounds else own - jnp.mean(own, axis=-1, keepdims=True)
 
 
 def diversity(means: jax.Array) -> jax.Array:
