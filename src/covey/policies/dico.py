@@ -118,7 +118,7 @@ class DiversityControl(SharingScheme):
         own = weights["scale"] * self._deviations(network, _part(weights, "deviation/"), x)
         if self.bounds is None:
             return shared + own, memory
-        low, high = (np.asarray(bound, np.float32) for bound in self.bounds)
+        low, high = (jnp.asarray(bound, shared.dtype) for bound in self.bounds)
         return (low + high) / 2 + (high - low) / 2 * (jnp.tanh(shared) + own), memory
 
     def _deviations(self, network: Network, weights: Weights, x: jax.Array) -> jax.Array:
