@@ -12,13 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from covey.policies.dico import DiversityControl
+from covey.policies.dico import Bounds, DiversityControl
 from covey.policies.encoders import Encoded, EncoderName, GridEncoder, make_encoder
 from covey.policies.hypernet import CoupledHypernetwork, Hypernetwork
 from covey.policies.independent import IndependentActors
 from covey.policies.networks import GRU, MLP, Activation, Network, Vector, Weights
 from covey.policies.sharing import FullSharing, NoSharing, SharingScheme, count_parameters
-from envs_jax.spaces import Bound
 
 SharingName: TypeAlias = Literal[
     "fups", "fups_id", "fups_id_only", "fups_matched", "nops", "nops_actors", "hyper_linear", "hyper_mlp", "dico"
@@ -142,9 +141,7 @@ _CHOICES: dict[str, tuple] = {
 }
 
 
-def make_scheme(
-    config: PolicyConfig, num_agents: int, action_bounds: tuple[Bound, Bound] | None = None
-) -> SharingScheme:
+def make_scheme(config: PolicyConfig, num_agents: int, action_bounds: Bounds | None = None) -> SharingScheme:
     """The sharing scheme that `config` names, for this many agents, whose continuous actions have these bounds."""
     if config.sharing == "nops":
         return NoSharing(num_agents)
@@ -180,8 +177,7 @@ class ActorCritic:
     obs_space: the space of the observations, which come flattened, for `config.encoder`; None for numbers.
     continuous: the actor gives the mean of a diagonal Gaussian whose log standard deviations are learned and do not
         depend on the observation, not clipped, starting at 0; else logits.
-    action_bounds: the lowest and highest continuous actions, numbers or one per dimension each, for `dico`; None for
-        -1 and 1.
+    action_bounds: of continuous actions, for `dico`; None for -1 and 1.
     """
 
     config: PolicyConfig
@@ -191,7 +187,7 @@ class ActorCritic:
     continuous: bool = False
     global_size: int | None = None
     obs_space: Any = None
-    action_bounds: tuple[Bound, Bound] | None = None
+    action_bounds: Bounds | None = None
     scheme: SharingScheme = field(init=False)
     encoder: GridEncoder | None = field(init=False, hash=False, compare=False)
     networks: dict[str, Network] = field(init=False, hash=False, compare=False)

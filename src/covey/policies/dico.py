@@ -28,7 +28,7 @@ Letters: T time, N agents, B batch, I inputs, A actions.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -36,9 +36,10 @@ import numpy as np
 
 from covey.policies.networks import MLP, Network, Weights, dense
 from covey.policies.sharing import Networks, SharingScheme, keyed_leaves, keyed_networks, per_agent
-from envs_jax.spaces import Bound
 
 UNCONSTRAINED = -1.0
+Bounds: TypeAlias = tuple[float | tuple[float, ...], float | tuple[float, ...]]
+"""The lowest and highest actions, numbers or one per dimension each."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,13 @@ class DiversityControl(SharingScheme):
         policies, -1 for deviations that are added as they are.
     rate: tau.
     observations: the most that O may hold; 0 for no limit.
-    bounds: the lowest and highest actions, numbers or one per dimension each; None for logits.
+    bounds: of actions; None for logits.
     """
 
     desired: float = UNCONSTRAINED
     rate: float = 0.01
     observations: int = 0
-    bounds: tuple[Bound, Bound] | None = (-1.0, 1.0)
+    bounds: Bounds | None = (-1.0, 1.0)
 
     # --- Parameters ---
 
