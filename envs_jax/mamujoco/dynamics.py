@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import io
-from importlib import import_module
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from envs_jax.mamujoco.library import mujoco
+
 with contextlib.redirect_stdout(io.StringIO()):  # MJX prints that it has no warp
     from mujoco.mjx._src import constraint, math, scan
 
 _pyramids_theirs = constraint._efc_contact_pyramidal
-
-mujoco: Any = import_module("mujoco")  # a C extension without types
 
 
 def no_push(m: Any, d: Any) -> jax.Array:

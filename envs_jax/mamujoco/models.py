@@ -10,16 +10,14 @@ import copy
 import io
 import xml.etree.ElementTree as ET
 from functools import lru_cache
-from importlib import import_module
 from importlib.resources import files
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from envs_jax.mamujoco.library import mujoco
 from envs_jax.mamujoco.options import Physics
-
-mujoco: Any = import_module("mujoco")  # a C extension without types
 
 _INTEGRATORS = {
     "euler": mujoco.mjtIntegrator.mjINT_EULER,

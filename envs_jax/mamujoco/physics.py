@@ -14,7 +14,6 @@ import io
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import jax
@@ -29,9 +28,8 @@ with contextlib.redirect_stdout(io.StringIO()):  # MJX prints that it has no war
 
 from envs_jax.mamujoco import dynamics, newton
 from envs_jax.mamujoco.batching import as_one_batch
+from envs_jax.mamujoco.library import mujoco
 from envs_jax.mamujoco.options import Physics
-
-mujoco: Any = import_module("mujoco")  # a C extension without types
 
 _STAGES = {
     "midpoint": (np.array([0.0, 0.5]), np.array([0.0, 1.0])),

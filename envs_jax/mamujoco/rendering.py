@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from envs_jax import drawing
-
-mujoco: Any = import_module("mujoco")  # a C extension without types
+from envs_jax.mamujoco.library import mujoco
 
 _NO_GL = (
     "render: MuJoCo found no OpenGL ({error}). Without a screen it needs EGL (a GPU's driver, or the package libegl1)"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import html
 import json
-from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -17,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from envs_jax.mamujoco.library import mujoco
 from envs_jax.mamujoco.rendering import paint
-
-mujoco: Any = import_module("mujoco")  # a C extension without types
 
 
 def to_html(

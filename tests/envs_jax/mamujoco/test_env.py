@@ -252,6 +252,17 @@ def test_no_gl_says_what_to_install():
     subprocess.run([sys.executable, "-c", script], check=True, env=environ)
 
 
+def test_opengl_that_mujoco_does_not_know_says_what_is_allowed():
+    """MuJoCo fails on import then (as it does by an OpenGL that is not there), and so before anything compiles."""
+    script = (
+        "import envs_jax\n"
+        "try:\n    envs_jax.make('mamujoco/hopper_3x1')\n"
+        "except ValueError as error:\n    assert str(error).startswith(\"MUJOCO_GL is 'vulkan'\"), error\n"
+        "else:\n    raise SystemExit('imported MuJoCo')\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | {"MUJOCO_GL": "vulkan"})
+
+
 def test_agents_have_their_colours():
     from envs_jax import drawing
     from envs_jax.mamujoco.rendering import paint
