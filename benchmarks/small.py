@@ -3,8 +3,9 @@
     python benchmarks/small.py [--only 'baselines/happo.py humanoid*' ...] [--core 0] [--list] [--out FILE]
 
 Each is run as a user would, `python PROGRAM PRESET --preset-scale small`, with video, in a folder that is removed and
-with an empty compilation cache. On one core (`--core`), it is the upper bound of what two need, so that two of these
-can share a machine. `compile_s` is what the run says itself, `seconds` the whole process.
+with an empty compilation cache; one that needs a dataset (`make reproduce-mamujoco-data`) ends with an error without.
+On one core (`--core`), it is the upper bound of what two need, so that two of these can share a machine. `compile_s`
+is what the run says itself, `seconds` the whole process.
 """
 
 from __future__ import annotations
@@ -26,19 +27,12 @@ from typing import Any
 import tyro
 from timing import write_table
 
-PROGRAMS = (
-    "algos/hypermarl_ippo.py",
-    "algos/hypermarl_mappo.py",
-    "algos/hypermarl_matd3.py",
-    "baselines/ippo.py",
-    "baselines/mappo.py",
-    "baselines/happo.py",
-    "baselines/dico.py",
-    "baselines/seps.py",
-    "baselines/matd3.py",
-    "baselines/kaleidoscope.py",
-)
-"""HyperMARL's and its baselines'."""
+PROGRAMS = [
+    str(path)
+    for folder in ("algos", "baselines")
+    for path in sorted(Path(folder).glob("*.py"))
+    if "__main__" in path.read_text()
+]
 LIMIT = 1800
 """Seconds after which a run is stopped."""
 
