@@ -14,10 +14,10 @@ Every agent's policy is asked about all observations, whoever made them. Of a tr
 
 A comparison of methods needs one pool for all: join the pools of several policies with `join_pools`.
 
-D is in [0, 1], 0 for equal policies, for all but Wasserstein's, which is in units of actions. The distance over actions
-is taken first, observation by observation, then the mean over observations. (The HyperMARL authors' code calls SciPy's
-`jensenshannon` on [observations, actions] with its default axis 0 and base e, which compares one action's probability
-over observations; here it is over actions, in base 2.)
+D is in [0, 1], 0 for equal policies, for all but Wasserstein's, which is in units of actions. All have gradients, 0
+where two policies agree. The distance over actions is taken first, observation by observation, then the mean over
+observations. (The HyperMARL authors' code calls SciPy's `jensenshannon` on [observations, actions] with its default
+axis 0 and base e, which compares one action's probability over observations; here it is over actions, in base 2.)
 
 Letters: T time, E envs, N agents, B streams of observations, O obs, P = T B observations, A actions.
 """
@@ -147,7 +147,7 @@ def jensen_shannon(logits: jax.Array, mask: jax.Array | None = None) -> jax.Arra
         # With p = m (1 + r) and q = m (1 - r), which keeps its digits where p and q are close.
         r = jnp.where(total > 0, (p - q) / jnp.where(total > 0, total, 1.0), 0.0)
         nats = 0.25 * total * (xlog1py(1 + r, r) + xlog1py(1 - r, -r))
-        return jnp.sqrt(jnp.clip(jnp.sum(nats, axis=-1) / np.log(2), 0.0, 1.0))
+        return _root(jnp.minimum(jnp.sum(nats, axis=-1) / np.log(2), 1.0))
 
     return _matrix(distance, _probabilities(logits, mask))
 
@@ -171,7 +171,7 @@ def hellinger(mean: jax.Array, log_std: jax.Array) -> jax.Array:
         # 2 s t / (s^2 + t^2) = 1 / cosh(log s - log t), and cosh x = 1 + 2 sinh^2(x / 2).
         overlap = -0.5 * jnp.log1p(2 * jnp.square(jnp.sinh(0.5 * (log_std - other_log_std))))
         overlap -= jnp.square(mean - other_mean) / (4 * variance)
-        return jnp.sqrt(-jnp.expm1(jnp.sum(overlap, axis=-1)))
+        return _root(-jnp.expm1(jnp.sum(overlap, axis=-1)))
 
     return _matrix(distance, (mean, jnp.broadcast_to(log_std, mean.shape)))
 
@@ -187,7 +187,7 @@ def wasserstein(mean: jax.Array, std: jax.Array | float = 0.0) -> jax.Array:
 
     def distance(first: tuple, second: tuple) -> jax.Array:
         (mean, std), (other_mean, other_std) = first, second
-        return jnp.sqrt(jnp.sum(jnp.square(mean - other_mean) + jnp.square(std - other_std), axis=-1))
+        return _root(jnp.sum(jnp.square(mean - other_mean) + jnp.square(std - other_std), axis=-1))
 
     return _matrix(distance, (mean, jnp.broadcast_to(std, mean.shape)))
 
@@ -196,6 +196,12 @@ def _probabilities(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
     if mask is not None and mask.shape != logits.shape[1:]:
         raise ValueError(f"mask has shape {mask.shape}; allowed: {logits.shape[1:]}, a row for each observation")
     return jax.nn.softmax(logits if mask is None else mask_logits(logits, mask))
+
+
+def _root(square: jax.Array) -> jax.Array:
+    """The root, its gradient at 0 being 0: jnp.sqrt's is infinite, and NaN in each agent's distance to itself."""
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 
 
 def _matrix(distance: Callable[[Any, Any], jax.Array], policies: Any) -> jax.Array:

@@ -133,7 +133,7 @@ class DiversityControl(SharingScheme):
 def diversity(means: jax.Array) -> jax.Array:
     """The mean distance of two agents' means [N, B, A] over pairs and observations, float32[].
 
-    As `covey.metrics.diversity` has it (`snd(wasserstein(means))`), with a gradient of 0 where two agents agree.
+    As `covey.metrics.diversity` has it (`snd(wasserstein(means))`), which policies cannot import: it imports them.
     """
     agents = means.shape[0]
 

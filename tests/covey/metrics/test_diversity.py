@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import jax.test_util
 import numpy as np
 import pytest
 from probes import Probe
@@ -109,6 +110,23 @@ def test_distances_of_gaussian_policies():
     assert_matrix(wasserstein(MEAN), lambda i, j, o: np.linalg.norm(MEAN[i, o] - MEAN[j, o]))
     shared = np.log(STD[:, :1])  # one deviation for all observations, as PPO's policies have
     np.testing.assert_array_equal(hellinger(MEAN, shared), hellinger(MEAN, np.broadcast_to(shared, MEAN.shape)))
+
+
+DISTANCES = {
+    "jensen_shannon": jensen_shannon,
+    "total_variation": total_variation,
+    "hellinger": lambda x: hellinger(x, jnp.zeros_like(x)),
+    "wasserstein": wasserstein,
+}
+
+
+@pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES)
+def test_distances_can_be_differentiated(distance):
+    """As terms of a loss: by finite differences, and finite where agents agree, as each does with itself."""
+    with jax.enable_x64(True):
+        x = jnp.asarray(LOGITS, jnp.float64)
+        jax.test_util.check_grads(lambda x: snd(distance(x)), (x,), order=1, modes=["rev"], rtol=1e-5)
+        np.testing.assert_array_equal(jax.grad(lambda x: snd(distance(x)))(jnp.zeros_like(x)), 0)
 
 
 def test_bad_shapes_are_refused():
