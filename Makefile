@@ -48,28 +48,20 @@ reproduce-dispersion: setup ## Dispersion with the paper's settings, 10 seeds, f
 	@$(BIN)/python -m covey.experiment.compare $(DISPERSION:%=$(STUDY)/dispersion/%) --labels $(DISPERSION) \
 		--out results/dispersion/curves.png --csv results/dispersion/curves.csv
 
-.PHONY: reproduce-games
-GAMES := $(foreach game,specialisation synchronisation,$(foreach n,2 4 8 16,\
-	$(foreach sharing,fups nops hyper_linear hyper_mlp,$(game)-$(n)-$(sharing))))
-reproduce-games: setup ## The matching games with 2 to 16 agents, 10 seeds, four schemes
-	@for run in $(GAMES); do IFS=- read -r game agents sharing <<<"$$run"; \
-		case $$sharing in hyper*) program="algos/hypermarl_ippo.py";; *) program="baselines/ippo.py";; esac; \
-		flags="--sharing $$sharing --env.num-agents $$agents --num-seeds 10 --num-evaluations 15 --chunks 3 --no-video"; \
-		$(call run_or_resume,$$program $$game --preset-scale small $$flags,$(STUDY)/games/$$run) || exit; done
-	@$(call collect,games,$(GAMES))
-	@$(BIN)/python results/games/figure.py
-
 # A matrix of runs, with tables and figures in results/studies/<name>[-small]; SMALL= for the paper's scale. Called again
 # it goes on where it was; a second process (make -j 1 in another terminal) takes cells that the first has not begun.
 SMALL := --small
 study = XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=1" \
 	$(BIN)/python -m covey.experiment.study results/studies/$(1).toml $(SMALL)
 
-.PHONY: reproduce-hypermarl-toy reproduce-hypermarl-dispersion reproduce-hypermarl-navigation
+.PHONY: reproduce-hypermarl-toy reproduce-games reproduce-hypermarl-dispersion reproduce-hypermarl-navigation
 .PHONY: reproduce-hypermarl-smax reproduce-hypermarl-mamujoco reproduce-hypermarl-bps reproduce-hypermarl-ablations
 .PHONY: reproduce-hypermarl-heads reproduce-hypermarl-humanoid
 reproduce-hypermarl-toy: setup ## HyperMARL's matching games, laptop scale (SMALL= for up to 64 agents)
 	@$(call study,toy)
+reproduce-games: ## The matching games with 2 to 16 agents, 10 seeds, six schemes, against what random and equal play get
+	@$(MAKE) reproduce-hypermarl-toy SMALL=--small
+	@$(BIN)/python results/games/figure.py
 reproduce-hypermarl-dispersion: setup ## HyperMARL on Dispersion, laptop scale (SMALL= for the paper's)
 	@$(call study,dispersion)
 reproduce-hypermarl-navigation: setup ## HyperMARL on Navigation with equal, half shared and different goals, likewise
@@ -130,6 +122,7 @@ define ROBOT_RUNS
 halfcheetah-nops        baselines/matd3.py halfcheetah_2x3 $(CHEETAH) --sharing nops --learning-rate 1e-3
 halfcheetah-fups_id     baselines/matd3.py halfcheetah_2x3 $(CHEETAH) --sharing fups_id --learning-rate 1e-3
 halfcheetah-hyper_mlp   algos/hypermarl_matd3.py halfcheetah_2x3 $(CHEETAH) --sharing hyper_mlp
+halfcheetah-kaleidoscope baselines/kaleidoscope.py halfcheetah_2x3 $(CHEETAH) --learning-rate 1e-3 --reset-interval 25000
 nops                    baselines/matd3.py hopper_3x1 $(HOPPER) --sharing nops --learning-rate 3e-4
 fups_id                 baselines/matd3.py hopper_3x1 $(HOPPER) --sharing fups_id --learning-rate 3e-4
 hyper_mlp               algos/hypermarl_matd3.py hopper_3x1 $(HOPPER) --sharing hyper_mlp --learning-rate 2e-5
@@ -153,8 +146,10 @@ reproduce-mamujoco: reproduce-mamujoco-data ## The above; HyperMARL beside its b
 	@while read -r run program flags; do \
 		$(call run_or_resume,$$program $$flags,$(STUDY)/mamujoco/$$run) </dev/null || exit; \
 		$(call collect,mamujoco,$$run); done <<<"$$ROBOT_RUNS"
-	@for study in halfcheetah hopper-mappo; do $(BIN)/python -m covey.experiment.compare --labels $(SCHEMES) \
-		--out results/mamujoco/$$study.png $(SCHEMES:%=$(STUDY)/mamujoco/$$study-%) || exit; done
+	@$(BIN)/python -m covey.experiment.compare --labels $(SCHEMES) kaleidoscope --out results/mamujoco/halfcheetah.png \
+		$(SCHEMES:%=$(STUDY)/mamujoco/halfcheetah-%) $(STUDY)/mamujoco/halfcheetah-kaleidoscope
+	@$(BIN)/python -m covey.experiment.compare --labels $(SCHEMES) --out results/mamujoco/hopper-mappo.png \
+		$(SCHEMES:%=$(STUDY)/mamujoco/hopper-mappo-%)
 	@cp $(STUDY)/mamujoco/nops-hopping/curve.png results/mamujoco/nops-hopping.png
 	@$(BIN)/python -m covey.experiment.compare $(SCHEMES:%=$(STUDY)/mamujoco/%) --labels $(SCHEMES) \
 		--out results/mamujoco/hopper_3x1.png --csv results/mamujoco/hopper_3x1.csv

@@ -1,4 +1,4 @@
-"""The figure and the table of the matching-games study, from the tables in this folder (`make reproduce-games`)."""
+"""The figure and the table of the matching games, from their study's table (`make reproduce-games`)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from covey.experiment.statistics import bootstrap_interval, iqm
 from envs_jax.games.matching import Specialisation, Synchronisation
 
 HERE = Path(__file__).parent
+RETURNS = HERE.parent / "studies/toy-small/results.csv"
+STEPS = 32
+"""Of an episode, in the study."""
 AGENTS = (2, 4, 8, 16)
 SCHEMES = {
     "fups": "FuPS (no id)",
+    "fups_id": "FuPS+ID",
+    "fups_id_only": "FuPS, ids alone",
     "nops": "NoPS",
     "hyper_linear": "linear hypernetwork",
     "hyper_mlp": "MLP hypernetwork",
@@ -22,14 +27,15 @@ SCHEMES = {
 GAMES = {"specialisation": Specialisation, "synchronisation": Synchronisation}
 
 
-def final_rewards(name: str) -> np.ndarray:
-    """Each seed's mean reward per step and agent at the last greedy evaluation, [S]."""
-    by_update: dict[int, list[float]] = defaultdict(list)
-    with (HERE / f"{name}.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            values = [float(v) for k, v in row.items() if k.startswith("eval/reward/")]
-            by_update[int(row["update"])].append(float(np.mean(values)))
-    return np.array(by_update[max(by_update)])
+def final_returns() -> dict[tuple[str, int, str], np.ndarray]:
+    """Each seed's return per agent at the last greedy evaluation, [S], by game, number of agents and scheme."""
+    found: dict[tuple[str, int, str], dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    with RETURNS.open(newline="") as file:
+        for row in csv.DictReader(line for line in file if not line.startswith("#")):
+            if row["metric"] == "eval/return":
+                cell = (row["game"], int(row["agents"]), row["sharing"])
+                found[cell][int(row["env_steps"])][row["seed"]] = float(row["value"])
+    return {cell: np.array([*at[max(at)].values()]) for cell, at in found.items()}
 
 
 def main() -> None:
@@ -38,18 +44,18 @@ def main() -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = []
+    rows, returns = [], final_returns()
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True)
     for axis, (game, rules) in zip(axes, GAMES.items(), strict=True):
         for i, (scheme, label) in enumerate(SCHEMES.items()):
             points = []
             for n in AGENTS:
-                rewards = final_rewards(f"{game}-{n}-{scheme}")
+                rewards = returns[game, n, scheme] / STEPS
                 low, high = bootstrap_interval(rewards)
                 points.append((float(iqm(rewards)), float(low), float(high)))
                 rows.append((game, n, scheme, len(rewards), *points[-1], rules.random_reward(n)))
             y, low, high = np.array(points).T
-            x = np.arange(len(AGENTS)) + 0.06 * (i - 1.5)
+            x = np.arange(len(AGENTS)) + 0.06 * (i - 2.5)
             axis.errorbar(x, y, [y - low, high - y], marker="o", capsize=3, label=label)
         axis.plot([rules.random_reward(n) for n in AGENTS], "k:", label="uniformly random")
         if game == "specialisation":
@@ -59,7 +65,7 @@ def main() -> None:
         )
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("greedy reward per step and agent")
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="lower center", ncol=6, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="lower center", ncol=8, frameon=False)
     figure.suptitle("IQM over 10 seeds with 95 % intervals; the optimum is 1", fontsize=10)
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.savefig(HERE / "games.png", dpi=110)
