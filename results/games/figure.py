@@ -45,7 +45,7 @@ def main() -> None:
     from matplotlib import pyplot
 
     rows, returns = [], final_returns()
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True)
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.3), sharey=True)
     for axis, (game, rules) in zip(axes, GAMES.items(), strict=True):
         for i, (scheme, label) in enumerate(SCHEMES.items()):
             points = []
@@ -65,9 +65,9 @@ def main() -> None:
         )
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("greedy reward per step and agent")
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="lower center", ncol=8, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="lower center", ncol=4, frameon=False)
     figure.suptitle("IQM over 10 seeds with 95 % intervals; the optimum is 1", fontsize=10)
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    figure.tight_layout(rect=(0, 0.11, 1, 1))
     figure.savefig(HERE / "games.png", dpi=110)
     with (HERE / "games.csv").open("w", newline="") as file:
         writer = csv.writer(file)
