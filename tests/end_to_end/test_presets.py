@@ -23,6 +23,6 @@ def test_settings_of_every_preset_fit_together(program):
         for scale in scales:
             try:
                 planned = cli.plan(ROOT / program, [preset, "--preset-scale", scale])
-                assert planned.description["preset"] == preset, scale
+                assert planned.description["args"].env.num_agents >= 2, (preset, scale)
             except ValueError as error:  # its dataset, which others have to make first, and nothing else
                 assert str(error).startswith("dataset is "), (preset, scale)
