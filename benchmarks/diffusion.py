@@ -344,7 +344,7 @@ def measure(
 
 
 def compare(args: Args) -> Iterator[dict[str, Any]]:
-    """A row per size, program and number of seeds, printed as it comes."""
+    """A row per size, program and number of seeds."""
     pgd = None if args.pgd is None else load_pgd(args.pgd)
     for name in args.sizes:
         size, known = make_size(name), {}
@@ -362,9 +362,7 @@ def compare(args: Args) -> Iterator[dict[str, Any]]:
         }
         for num_seeds in args.seeds:
             for row in measure(programs, size, num_seeds, args, known):
-                row = head | row
-                print("  ".join(f"{k} {v}" for k, v in row.items() if v != ""), flush=True)
-                yield row
+                yield head | row
 
 
 if __name__ == "__main__":

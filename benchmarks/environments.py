@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,10 +80,10 @@ def jaxmarls(env: Any, num_envs: int, steps: int) -> Callable[[jax.Array], jax.A
     return rollout
 
 
-def main(args: Args) -> None:
+def measure(args: Args) -> Iterator[dict[str, Any]]:
+    """A row per environment, number of agents and of environments."""
     import jaxmarl
 
-    rows = []
     for agents in args.agents:
         candidates = {
             "jaxmarl MPE_simple_spread_v3": (
@@ -114,10 +114,9 @@ def main(args: Args) -> None:
                     "to_simple_spread": round(peer / median, 2),
                 }
                 row |= spread(seconds[name]) | {"compile_s": round(program.compile_seconds, 2)}
-                rows.append(row)
-                print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
-    write_table(args.out, rows, " ".join(["python", *sys.argv]))
+                yield row
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    args = tyro.cli(Args, description=__doc__)
+    write_table(args.out, measure(args), " ".join(["python", *sys.argv]))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -416,13 +416,6 @@ MEASUREMENTS: dict[str, Callable[[Args], Iterator[Row]]] = {
 }
 
 
-def shown(rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows, each printed as it comes."""
-    for row in rows:
-        print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-        yield row
-
-
 if __name__ == "__main__":
     args = tyro.cli(Args, description=__doc__)
-    write_table(OUT / f"{args.what}.csv", shown(MEASUREMENTS[args.what](args)), " ".join(["python", *sys.argv]))
+    write_table(OUT / f"{args.what}.csv", MEASUREMENTS[args.what](args), " ".join(["python", *sys.argv]))

@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -292,19 +292,17 @@ def gymnasium_robotics(args: Args, robot: str, partition: str, processes: int) -
 
 
 def row(robot: str, partition: str, program: str, envs: int, rate: float, **more: Any) -> dict[str, Any]:
-    """A line of the table, printed."""
+    """A line of the table."""
     columns = {"robot": robot, "partition": partition, "program": program, "envs": envs}
     columns |= {"env_steps_per_s": round(rate), "median_ms": "", "min_ms": "", "max_ms": "", "repeats": ""}
     columns |= {"steps_per_call": "", "compile_s": "", "state_bytes": "", **more}
-    print("  ".join(f"{k} {v}" for k, v in columns.items() if v != ""), flush=True)
     return columns
 
 
-def measure(args: Args, robot: str) -> list[dict[str, Any]]:
+def measure(args: Args, robot: str) -> Iterator[dict[str, Any]]:
     """Rows of one robot."""
     partition, cores = NAMED[robot][0], os.cpu_count() or 1
     # The robots' other programs wait, so that few are in memory at a time.
-    rows = []
     for num_envs in args.envs:
         programs: dict[str, Any] = {}
         for preset in args.presets:
@@ -330,7 +328,7 @@ def measure(args: Args, robot: str) -> list[dict[str, Any]]:
             if isinstance(program, Ours):
                 bytes_each = sum(leaf.nbytes for leaf in jax.tree.leaves(program.state)) // num_envs
                 more |= {"compile_s": round(program.program.compile_seconds, 1), "state_bytes": bytes_each}
-            rows.append(row(robot, partition, name, num_envs, rate, **spread(seconds[name]), **more))
+            yield row(robot, partition, name, num_envs, rate, **spread(seconds[name]), **more)
     if args.gymnasium_robotics is not None:
         for processes in sorted({1, cores}):
             found = gymnasium_robotics(args, robot, partition, processes)
@@ -338,15 +336,14 @@ def measure(args: Args, robot: str) -> list[dict[str, Any]]:
             if found is None:
                 print(f"{robot}: {name}: cannot make it here")
                 continue
-            rows.append(row(robot, partition, name, processes, 1 / statistics.median(found), **spread(found)))
+            yield row(robot, partition, name, processes, 1 / statistics.median(found), **spread(found))
     if args.mabrax is not None and robot in MABRAX:
-        rows += mabrax(args, args.mabrax, robot)
-    return rows
+        yield from mabrax(args, args.mabrax, robot)
 
 
-def mabrax(args: Args, python: Path, robot: str) -> list[dict[str, Any]]:
+def mabrax(args: Args, python: Path, robot: str) -> Iterator[dict[str, Any]]:
     """Rows of MABrax's robot of the same name."""
-    rows, name = [], MABRAX[robot]
+    name = MABRAX[robot]
     for num_envs in args.envs:
         steps = steps_per_call(args, num_envs)
         printed = beside(python, BRAX, [(name, num_envs, steps, args.repeats)])
@@ -356,8 +353,7 @@ def mabrax(args: Args, python: Path, robot: str) -> list[dict[str, Any]]:
         compiling, *calls = printed[0]
         more: dict[str, Any] = {"steps_per_call": steps, "compile_s": round(compiling, 1), **spread(calls)}
         rate = num_envs * steps / statistics.median(calls)
-        rows.append(row(robot, name.partition("_")[2], "MABrax", num_envs, rate, **more))
-    return rows
+        yield row(robot, name.partition("_")[2], "MABrax", num_envs, rate, **more)
 
 
 def main(args: Args) -> None:

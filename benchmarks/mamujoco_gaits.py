@@ -96,7 +96,7 @@ def played(robot: str, physics: str, args: Args, seed: int) -> tuple[np.ndarray,
 
 
 def compare(args: Args) -> Iterator[dict[str, Any]]:
-    """A row per robot and physics, printed as it comes."""
+    """A row per robot and physics."""
     for robot in args.robots:
         reference = None
         for physics, seed in (("faithful", 0), ("faithful", 1), *((physics, 0) for physics in args.physics)):
@@ -106,7 +106,6 @@ def compare(args: Args) -> Iterator[dict[str, Any]]:
             row |= {"gaits": args.gaits, "steps": args.steps, "still_going": round(going.mean(), 3)}
             row |= {"forward_mean": round(forward.mean(), 2), "forward_deviation": round(forward.std(), 2)}
             row["correlation"] = round(np.corrcoef(reference, forward)[0, 1], 3)
-            print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
             yield row
 
 

@@ -11,6 +11,7 @@ States whose episode would end within the ten steps stay in.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def visited(path: Path, robot: str, count: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[chosen], states)
 
 
-def compare(args: Args, robot: str) -> list[dict[str, Any]]:
+def compare(args: Args, robot: str) -> Iterator[dict[str, Any]]:
     """The rows of one robot."""
     rng = np.random.default_rng(0)
 
@@ -85,7 +86,7 @@ def compare(args: Args, robot: str) -> list[dict[str, Any]]:
             keys, actions = draw(step)
             state = faithful(keys, state, actions)[0]
     a = b = state
-    policy, rows = "trained" if args.run else "random", []
+    policy = "trained" if args.run else "random"
     for step in range(1, 11):
         keys, actions = draw(args.before + step)
         # The states before a reset, so that both go on alike.
@@ -104,9 +105,7 @@ def compare(args: Args, robot: str) -> list[dict[str, Any]]:
             for label, value in zip(("median", "p95", "max"), np.quantile(error, [0.5, 0.95, 1]), strict=True):
                 found[f"{name}_{label}"] = float(f"{value:.2g}")
         found["qvel_scale"] = float(f"{np.median(np.abs(np.asarray(a.qvel)).max(axis=1)):.2g}")
-        rows.append(found)
-        print("  ".join(f"{k} {v}" for k, v in found.items()), flush=True)
-    return rows
+        yield found
 
 
 def main(args: Args) -> None:

@@ -90,7 +90,6 @@ def soak(args: Args, robot: str) -> dict[str, Any]:
         fastest, steps = max(fastest, float(speed)), steps + chunk * args.envs
     found = {"robot": robot, "physics": args.physics, "env_steps": steps, **total, "largest_qvel": round(fastest, 1)}
     found["seconds"] = round(time.perf_counter() - began)
-    print("  ".join(f"{k} {v}" for k, v in found.items()), flush=True)
     return found
 
 

@@ -62,7 +62,6 @@ def compare(path: Path, episodes: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
     whole = {"seed": "all", "fast": round(float(fast.mean()), 1), "faithful": round(float(faithful.mean()), 1)}
     whole |= {"loss_percent": round(100 * float(lost.mean()) / float(scale), 2), "loss_error": round(float(error), 2)}
-    print(robot | whole, flush=True)
     return [*rows, robot | whole]
 
 

@@ -37,7 +37,7 @@ class Args:
 
 
 def measure(args: Args) -> Iterator[dict[str, Any]]:
-    """A row per robot and quantity, printed as it comes."""
+    """A row per robot and quantity."""
     import compare  # type: ignore[import-not-found]
 
     for robot in args.robots:
@@ -47,7 +47,6 @@ def measure(args: Args) -> Iterator[dict[str, Any]]:
         for name, error in errors[0].items():
             row = {"robot": robot, "of": name, "largest_1": f"{error.max():.2g}", "median_1": f"{np.median(error):.2g}"}
             row["largest_3"] = f"{errors[2][name].max():.2g}"
-            print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
             yield row
 
 

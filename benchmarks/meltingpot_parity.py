@@ -665,14 +665,16 @@ CHECKS: dict[Check, Callable[[Args], Iterator[Row]]] = {
 def main(args: Args) -> None:
     load(args.meltingpot)
     rows: list[Row] = []
-    for check in args.checks:
-        for row in CHECKS[check](args):
-            rows.append(row)
-            print("  ".join(row), flush=True)
+
+    def checked() -> Iterator[dict[str, Any]]:
+        for check in args.checks:
+            for row in CHECKS[check](args):
+                rows.append(row)
+                yield row._asdict()
+
+    write_table(args.out, checked(), " ".join(["python", *sys.argv]).replace(str(args.meltingpot), "PATH"))
     tally = Counter(row.agrees for row in rows if row.agrees)
     print(", ".join(f"{number} {status}" for status, number in tally.most_common()) or "nothing to agree on")
-    command = " ".join(["python", *sys.argv]).replace(str(args.meltingpot), "PATH")
-    write_table(args.out, [row._asdict() for row in rows], command)
     wrong = [f"{row.environment}: {row.check}" for row in rows if row.agrees == "DIFFERS"]
     if wrong:
         sys.exit("\n".join(["The two differ in:", *wrong]))

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import statistics
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import tyro
@@ -34,9 +36,9 @@ class Args:
     """Table to write."""
 
 
-def main(args: Args) -> None:
+def measure(args: Args) -> Iterator[dict[str, Any]]:
+    """A row per number of seeds."""
     learner, hp, _ = build(PRESETS["dispersion"]["paper"], centralised_critic=False)
-    rows = []
     for num_seeds in args.seeds:
         carries = jax.jit(jax.vmap(learner.init, (0, None)))(seed_keys(0, num_seeds), hp)
         program = compile_once(jax.vmap(learner.update), carries)
@@ -48,11 +50,9 @@ def main(args: Args) -> None:
             "temporary_mib": round(program.temporary_bytes / 2**20, 1),
             "temporary_mib_per_seed": round(program.temporary_bytes / 2**20 / num_seeds, 2),
         }
-        rows.append(row)
-        print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
-        del carries
-    write_table(args.out, rows, " ".join(["python", *sys.argv]))
+        yield row
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    args = tyro.cli(Args, description=__doc__)
+    write_table(args.out, measure(args), " ".join(["python", *sys.argv]))

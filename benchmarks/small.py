@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -92,16 +91,10 @@ def measure(program: str, preset: str, core: int | None) -> dict[str, Any]:
     }
 
 
-def rows(args: Args) -> Iterator[dict[str, Any]]:
-    for program, preset in runs(args.only):
-        row = measure(program, preset, args.core)
-        print(*row.values(), flush=True)
-        yield row
-
-
 if __name__ == "__main__":
     args = tyro.cli(Args, description=__doc__)
     if args.list:
         print("\n".join(" ".join(run) for run in runs(args.only)))
     else:
-        write_table(args.out, rows(args), " ".join(["python", *sys.argv]))
+        rows = (measure(program, preset, args.core) for program, preset in runs(args.only))
+        write_table(args.out, rows, " ".join(["python", *sys.argv]))

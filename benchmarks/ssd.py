@@ -15,7 +15,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ def bytes_of(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def compare(args: Args, game: str, num_envs: int) -> list[dict[str, Any]]:
+def compare(args: Args, game: str, num_envs: int) -> Iterator[dict[str, Any]]:
     """Rows of one game at one number of environments."""
     env = envs_jax.make(game, max_steps=1000, **({"map": "socialjax"} if game == "coins" else {}))
     steps = min(max(args.env_steps // num_envs, 4), 1000)
@@ -139,7 +139,6 @@ def compare(args: Args, game: str, num_envs: int) -> list[dict[str, Any]]:
     seconds = take_turns(programs, args.repeats)
     state = jax.eval_shape(env.init, key)
     obs = bytes_of(jax.eval_shape(env.observe, state))
-    rows = []
     for name, program in programs.items():
         median = statistics.median(seconds[name])
         rate = num_envs * steps / median
@@ -150,9 +149,7 @@ def compare(args: Args, game: str, num_envs: int) -> list[dict[str, Any]]:
         mine = name in PARTS
         row |= {"state_bytes": bytes_of(state) if mine else "", "obs_bytes_per_step": obs if mine else ""}
         row |= {"obs_gb_256x1000": round(256 * 1000 * obs / 1e9, 2) if mine else ""}
-        rows.append(row)
-        print("  ".join(f"{k} {v}" for k, v in row.items() if v != ""), flush=True)
-    return rows
+        yield row
 
 
 def engine(args: Args, game: str, step_seconds: float | None) -> dict[str, Any]:
@@ -165,9 +162,7 @@ def engine(args: Args, game: str, step_seconds: float | None) -> dict[str, Any]:
     rate = steps / statistics.median(seconds)
     row = {"environment": game, "agents": agents, "envs": 1, "program": "Melting Pot's engine"}
     row |= {"env_steps_per_s": round(rate), "agent_steps_per_s": round(rate * agents)}
-    row |= {"step_to_this": round(1 / rate / step_seconds, 2) if step_seconds else ""} | spread(seconds)
-    print("  ".join(f"{k} {v}" for k, v in row.items() if v != ""), flush=True)
-    return row
+    return row | {"step_to_this": round(1 / rate / step_seconds, 2) if step_seconds else ""} | spread(seconds)
 
 
 def orchard(width: int, agents: int) -> str:
@@ -181,10 +176,9 @@ def orchard(width: int, agents: int) -> str:
     return "\n".join("".join(row) for row in cells)
 
 
-def scaling(args: Args) -> list[dict[str, Any]]:
+def scaling(args: Args) -> Iterator[dict[str, Any]]:
     """How speed follows the number of agents and the size of the map."""
     settings = [("agents", 24, agents) for agents in args.agents] + [("map", width, 8) for width in args.widths]
-    rows = []
     for what, width, agents in settings:
         map_text = orchard(width, agents)
         env = envs_jax.make("harvest", map=map_text, num_agents=agents, max_steps=1000)
@@ -195,9 +189,20 @@ def scaling(args: Args) -> list[dict[str, Any]]:
         row |= {"env_steps_per_s": round(rate), "agent_steps_per_s": round(rate * agents)}
         row |= spread(seconds) | {"compile_s": round(program.compile_seconds, 2)}
         row |= {"state_bytes": bytes_of(jax.eval_shape(env.init, jax.random.key(0)))}
-        rows.append(row)
-        print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
-    return rows
+        yield row
+
+
+def games(args: Args) -> Iterator[dict[str, Any]]:
+    """Rows of all games, each followed by Melting Pot's engine."""
+    for game in GAMES:
+        single = None
+        for num_envs in args.envs:
+            for row in compare(args, game, num_envs):
+                if row["envs"] == 1 and row["program"] == "step":
+                    single = 1 / row["env_steps_per_s"]
+                yield row
+        if args.meltingpot is not None:
+            yield engine(args, game, single)
 
 
 def main(args: Args) -> None:
@@ -212,14 +217,7 @@ def main(args: Args) -> None:
     command = " ".join(["python", *sys.argv])
     for path in filter(None, (args.socialjax, args.meltingpot)):
         command = command.replace(str(path), "PATH")
-    rows = []
-    for game in GAMES:
-        measured = [row for num_envs in args.envs for row in compare(args, game, num_envs)]
-        if args.meltingpot is not None:
-            single = [1 / row["env_steps_per_s"] for row in measured if row["envs"] == 1 and row["program"] == "step"]
-            measured.append(engine(args, game, single[0] if single else None))
-        rows += measured
-    write_table(args.out, rows, command)
+    write_table(args.out, games(args), command)
     write_table(args.out.with_stem(args.out.stem + "_scaling"), scaling(args), command)
 
 

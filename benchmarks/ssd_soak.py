@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -383,14 +384,19 @@ def main(args: Args) -> None:
     if args.envs % 4 or args.envs < 4:
         sys.exit(f"error: --envs is {args.envs}; allowed: a multiple of 4, the number of compositions")
     rows: list[dict[str, Any]] = []
-    for game in args.games:
-        began, settings = time.perf_counter(), [(rules, options) for rules in RULES for options in MAPS[game]]
-        for i, (rules, options) in enumerate(settings):
-            left = args.seconds - (time.perf_counter() - began)
-            rows += run(args, game, rules, options, -(-args.steps // len(settings)), left / (len(settings) - i))
-        done = sum(row["steps"] for row in rows if row["environment"] == game)
-        print(f"{game}: {done} steps of {args.steps} in {time.perf_counter() - began:.0f} s", flush=True)
-    write_table(args.out, rows, " ".join(["python", *sys.argv]))
+
+    def soaked() -> Iterator[dict[str, Any]]:
+        for game in args.games:
+            began, settings = time.perf_counter(), [(rules, options) for rules in RULES for options in MAPS[game]]
+            for i, (rules, options) in enumerate(settings):
+                left = args.seconds - (time.perf_counter() - began)
+                found = run(args, game, rules, options, -(-args.steps // len(settings)), left / (len(settings) - i))
+                rows.extend(found)
+                yield from found
+            done = sum(row["steps"] for row in rows if row["environment"] == game)
+            print(f"{game}: {done} steps of {args.steps} in {time.perf_counter() - began:.0f} s", flush=True)
+
+    write_table(args.out, soaked(), " ".join(["python", *sys.argv]))
     found = {name: sum(row[name] for row in rows) for name in INVARIANTS}
     if any(found.values()):
         sys.exit(f"violations: {', '.join(f'{name} {count}' for name, count in found.items() if count)}")

@@ -62,7 +62,8 @@ def machine() -> str:
 def write_table(path: Path, rows: Iterable[dict[str, Any]], command: str) -> None:
     """A CSV whose first lines, starting with '#', say how it was made.
 
-    Each row is written as it comes, to PATH.part: a run that is cut off leaves what it had, and the table of before.
+    Each row is printed and written as it comes, to PATH.part: a run that is cut off leaves what it had, and the table
+    of before.
     """
     rows = iter(rows)
     # The machine is asked after the first row: that starts JAX, and robots set its flags before it starts.
@@ -78,5 +79,6 @@ def write_table(path: Path, rows: Iterable[dict[str, Any]], command: str) -> Non
         for row in itertools.chain([first], rows):
             writer.writerow(row)
             file.flush()
+            print("  ".join(f"{name} {value}" for name, value in row.items() if value != ""), flush=True)
     part.replace(path)
     print(f"wrote {path}")

@@ -185,7 +185,7 @@ def builders(args: Args, task: Task) -> Iterator[tuple[str, Callable[[], tuple[R
     yield "covey hyper_mlp", lambda: ours(args, task, "hyper_mlp")
 
 
-def compare(args: Args, task: Task, num_seeds: int) -> list[dict[str, Any]]:
+def compare(args: Args, task: Task, num_seeds: int) -> Iterator[dict[str, Any]]:
     """A row for each program."""
     sizes = SIZES[task]
     programs: dict[str, tuple[Compiled, int, float]] = {}
@@ -209,7 +209,6 @@ def compare(args: Args, task: Task, num_seeds: int) -> list[dict[str, Any]]:
             numbers = [leaf for leaf in jax.tree.leaves(out) if jnp.issubdtype(leaf.dtype, jnp.floating)]
             if not any(np.asarray(leaf).any() for leaf in numbers):
                 raise RuntimeError(f"{name} returned nothing but zeros")
-    rows = []
     for name, (program, parameters, compiling) in programs.items():
         median = statistics.median(seconds[name])
         row: dict[str, Any] = {"task": task, "program": name, "parameters": parameters, "seeds": num_seeds}
@@ -221,9 +220,8 @@ def compare(args: Args, task: Task, num_seeds: int) -> list[dict[str, Any]]:
         row |= {"cpu_ms": round(1e3 * median, 1)} | spread(clock[name])
         row |= {"compile_s": round(compiling, 1)}
         row |= {"temporary_mib": round(program.temporary_bytes / 2**20)}
-        rows.append(row)
-        print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
-    return rows
+        yield row
+    jax.clear_caches()
 
 
 def main(args: Args) -> None:
@@ -231,11 +229,7 @@ def main(args: Args) -> None:
         if not (args.jaxmarl / "baselines" / "IPPO").is_dir():
             sys.exit(f"error: --jaxmarl is {args.jaxmarl}; allowed: a checkout of FLAIROx/JaxMARL")
         sys.path.insert(0, str(args.jaxmarl))
-    rows = []
-    for task in args.tasks:
-        for num_seeds in args.seeds:
-            rows += compare(args, task, num_seeds)
-            jax.clear_caches()
+    rows = (row for task in args.tasks for num_seeds in args.seeds for row in compare(args, task, num_seeds))
     write_table(args.out, rows, " ".join(["python", *sys.argv]).replace(str(args.jaxmarl), "PATH"))
 
 

@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -159,7 +159,7 @@ def _light() -> Any:
     return Light
 
 
-def compare(args: Args, network: Network) -> list[dict[str, Any]]:
+def compare(args: Args, network: Network) -> Iterator[dict[str, Any]]:
     """A row for each program."""
     builders = {"covey": ours} | ({"SocialJax": socialjaxs} if args.socialjax else {})
     programs: dict[str, tuple[Compiled, int]] = {}
@@ -173,16 +173,13 @@ def compare(args: Args, network: Network) -> list[dict[str, Any]]:
             jax.block_until_ready(program.call(jax.random.key(turn)))
             if turn > 0:  # the first call warms up
                 seconds[name].append(time.perf_counter() - began)
-    rows = []
     for name, (program, parameters) in programs.items():
         median = statistics.median(seconds[name])
         row = {"program": name, "network": network, "parameters": parameters, "envs": args.envs, "rollout": args.steps}
         row |= {"env_steps_per_s": round(args.updates * args.envs * args.steps / median)}
         row |= {"covey_to_this": round(median / statistics.median(seconds["covey"]), 2)} | spread(seconds[name])
         row |= {"compile_s": round(program.compile_seconds, 1), "temporary_mib": round(program.temporary_bytes / 2**20)}
-        rows.append(row)
-        print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
-    return rows
+        yield row
 
 
 def resident(line: str) -> int:
@@ -216,19 +213,21 @@ def measure_seeds(args: Args, num_seeds: int) -> dict[str, Any]:
     }
 
 
+def apart(args: Args, num_seeds: int) -> dict[str, Any]:
+    """The row of one number of seeds, measured in a process of its own."""
+    child = [sys.executable, __file__, "--seeds", str(num_seeds), "--envs", str(args.envs)]
+    child += ["--steps", str(args.steps), "--networks", "--out", "-"]
+    return json.loads(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
+
+
 def main(args: Args) -> None:
     if args.socialjax is not None:
         if not (args.socialjax / "algorithms" / "IPPO").is_dir():
             sys.exit(f"error: --socialjax is {args.socialjax}; allowed: a checkout of cooperativex/SocialJax")
         sys.path.insert(0, str(args.socialjax))
     command = " ".join(["python", *sys.argv]).replace(str(args.socialjax), "PATH")
-    write_table(args.out, [row for network in args.networks for row in compare(args, network)], command)
-    rows = []
-    for num_seeds in args.seeds:
-        child = [sys.executable, __file__, "--seeds", str(num_seeds), "--envs", str(args.envs)]
-        child += ["--steps", str(args.steps), "--networks", "--out", "-"]
-        rows.append(json.loads(subprocess.run(child, check=True, capture_output=True, text=True).stdout))
-        print("  ".join(f"{k} {v}" for k, v in rows[-1].items()), flush=True)
+    write_table(args.out, (row for network in args.networks for row in compare(args, network)), command)
+    rows = (apart(args, num_seeds) for num_seeds in args.seeds)
     write_table(args.out.with_stem(args.out.stem + "_seeds"), rows, command)
 
 
