@@ -39,7 +39,7 @@ collect = mkdir -p results/$(1) && for run in $(2); do \
 
 .PHONY: reproduce-dispersion
 DISPERSION := nops fups_id hyper_linear hyper_mlp
-reproduce-dispersion: setup ## Dispersion with the paper's settings, 10 seeds, five schemes (STEPS=20000000 for the paper's length)
+reproduce-dispersion: setup ## Dispersion with the paper's settings, 10 seeds, four schemes (STEPS=20000000 for the paper's length)
 	@for run in $(DISPERSION); do case $$run in \
 		nops|fups_id) program="baselines/ippo.py"; flags="--sharing $$run";; \
 		*) program="algos/hypermarl_ippo.py"; flags="--sharing $$run";; esac; \

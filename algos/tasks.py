@@ -327,9 +327,9 @@ def _battle(name: str, learner: Literal["ippo", "mappo"], policy: PolicyConfig) 
     """A map of SMAX against its built-in enemy, at both scales.
 
     The authors' configuration files, which are JaxMARL's but for the learning rates. There one GRU serves actor and
-    critic of IPPO, the head of networks that are not generated starts with gain 2, and an evaluation is 128 steps of
-    32 environments; here an actor and a critic have a GRU each, the gain is sqrt 2, and an evaluation is one episode of
-    each.
+    critic of IPPO, MAPPO clips actor's and critic's gradients apart, the head of networks that are not generated starts
+    with gain 2, and an evaluation is 128 steps of 32 environments; here an actor and a critic have a GRU each and are
+    clipped as one, the gain is sqrt 2, and an evaluation is one episode of each.
     """
     row = BATTLES[name][learner]
     hyper = policy.sharing.startswith("hyper")
@@ -341,6 +341,7 @@ def _battle(name: str, learner: Literal["ippo", "mappo"], policy: PolicyConfig) 
             recurrent=True,
             recurrent_size=128,
             embedding_dim=row.embedding_dim,
+            separate_embeddings=hyper and learner == "mappo",
             hypernet_hidden_sizes=row.hypernet_hidden_sizes,
         ),
         ppo=PPOConfig(

@@ -273,9 +273,10 @@ def conflict(args: Args) -> Iterator[Row]:
 
 
 def diversity(args: Args) -> Iterator[Row]:
-    """System neural diversity (Jensen-Shannon distance) of the policies that the studies' small variants ended with,
-    per seed. The schemes of a panel are asked about one pool: what the agents of all of its runs see, 2 environments x
-    one episode of each seed. Policies are sampled, as in training."""
+    """System neural diversity of the policies that the studies' small variants ended with, per seed: by Jensen-Shannon
+    distance and by total variation, of continuous policies by 2-Wasserstein and by Hellinger distance. The schemes of a
+    panel are asked about one pool: what the agents of all of its runs see, 2 environments x one episode of each seed.
+    Policies are sampled, as in training."""
     for name in args.studies:
         read = study.read(Path("results/studies") / f"{name}.toml", small=True)
         panels: dict[tuple[str, ...], dict[str, tuple[Any, Any]]] = {}
@@ -290,16 +291,16 @@ def diversity(args: Args) -> Iterator[Row]:
             panel = panels.setdefault(study.panel_of(read, cell.levels), {})
             panel[cell.levels[read.compare]] = learner, from_arrays(load_file(path), like)
         for panel, policies in panels.items():
-            for sharing, values in _diversities(policies).items():
-                low, high = bootstrap_interval(values)
-                row: Row = {"study": read.name, "panel": "-".join(panel), "sharing": sharing}
-                row |= {"seeds": len(values), "snd": f"{iqm(values):.3f}", "low": f"{low:.3f}", "high": f"{high:.3f}"}
-                row |= {"each": " ".join(f"{value:.3f}" for value in values)}
-                yield row
+            for sharing, measured in _diversities(policies).items():
+                for distance, values in measured.items():
+                    row: Row = {"study": read.name, "panel": "-".join(panel), "sharing": sharing}
+                    row |= {"distance": distance, "seeds": len(values)} | intervals({"snd": values}, ".3f")
+                    yield row | {"each": " ".join(f"{value:.3f}" for value in values)}
 
 
-def _diversities(policies: Mapping[str, tuple[Any, Any]]) -> dict[str, np.ndarray]:
-    """SND per seed [S] of each scheme, on the pool of them all; `policies` are learners and parameters [S, ...]."""
+def _diversities(policies: Mapping[str, tuple[Any, Any]]) -> dict[str, dict[str, np.ndarray]]:
+    """SND per seed [S] of each scheme, by distance, on the pool of them all; `policies` are learners and parameters
+    [S, ...]."""
 
     def seen(learner: Any, params: Any) -> Any:
         networks, env = learner.actor_critic, learner.env
@@ -314,12 +315,24 @@ def _diversities(policies: Mapping[str, tuple[Any, Any]]) -> dict[str, np.ndarra
 
     pool = snd.join_pools(*(seen(*policy) for policy in policies.values()))
 
-    def measure(learner: Any, params: Any) -> np.ndarray:
-        def one(params: Any) -> jax.Array:
-            logits = snd.policy_outputs(learner.actor_critic, params, pool)
-            return snd.snd(snd.jensen_shannon(logits, pool.flat_mask))
+    def measure(learner: Any, params: Any) -> dict[str, np.ndarray]:
+        def one(params: Any) -> dict[str, jax.Array]:
+            networks = learner.actor_critic
+            outputs = snd.policy_outputs(networks, params, pool)  # [N, P, A]
+            if networks.continuous:
+                log_std = networks.log_std(networks.weights(params))
+                apart = {
+                    "wasserstein": snd.wasserstein(outputs, jnp.exp(log_std)),
+                    "hellinger": snd.hellinger(outputs, log_std),
+                }
+            else:
+                apart = {
+                    "jensen_shannon": snd.jensen_shannon(outputs, pool.flat_mask),
+                    "total_variation": snd.total_variation(outputs, pool.flat_mask),
+                }
+            return {name: snd.snd(matrix) for name, matrix in apart.items()}
 
-        return np.asarray(jax.jit(partial(jax.lax.map, one))(params), np.float64)
+        return jax.tree.map(lambda x: np.asarray(x, np.float64), jax.jit(partial(jax.lax.map, one))(params))
 
     return {sharing: measure(*policy) for sharing, policy in policies.items()}
 

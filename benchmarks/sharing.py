@@ -147,8 +147,8 @@ def rows_of(task: str, learners: dict[str, tuple[PPO, PPOHyperparameters]], repe
             return outputs, networks.value(weights, seen, step.memory[1][0], step.reset)
 
         def optimiser(carry: PPOCarry, learner: PPO = learner) -> Any:
-            scheme = learner.actor_critic.scheme
-            grads, _ = gradients.clip(carry.params, carry.hp.max_grad_norm, scheme, learner.env.num_agents)  # type: ignore[arg-type]
+            separate = learner.actor_critic.separate
+            grads, _ = gradients.clip(carry.params, carry.hp.max_grad_norm, separate, learner.env.num_agents)
             updates, state = gradients.adam(carry.hp).update(grads, carry.optimizer)
             return jax.tree.map(lambda p, u: p - 1e-3 * u, carry.params, updates), state
 

@@ -150,7 +150,8 @@ class MatchingGame(MultiAgentEnv):
 class Specialisation(MatchingGame):
     """Be the only one to choose your action: reward 1 / c, c agents having made the same choice. Optimum 1.
 
-    `info["converged"]` float32[N]: 1 where all choices differ. Source: HyperMARL, section 3 and appendix E.
+    `info["converged"]` float32[N]: 1 where all choices differ, which takes as many actions as agents. Source:
+    HyperMARL, section 3 and appendix E.
     """
 
     def reward(self, actions: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from envs_jax.base import MultiAgentEnv, Outcome, State, flat_box, pytree, start_clock
 from envs_jax.spaces import Box, Discrete
@@ -71,3 +72,30 @@ class Probe(MultiAgentEnv):
         terminated = (state.step + 1 >= self.max_steps) if ends else jnp.zeros((), bool)
         info = {"seen": jnp.ones(self.num_agents, jnp.float32)}
         return state, Outcome(reward.astype(jnp.float32), terminated, jnp.zeros((), bool), info)
+
+
+UNEVEN_BOUNDS = np.array([[[-1.0, -1.0], [-0.5, 0.0]], [[1.0, 1.0], [1.5, 0.0]]])
+"""Of `Uneven`, low and high; its padding is 0."""
+
+
+@dataclass(frozen=True)
+class Uneven(Probe):
+    """Two agents; the second has one action of two and sees one number of two. `info` shows what it was given."""
+
+    num_agents: int = 2
+
+    def action_space(self, agent=None):
+        return {"agent_1": Box(-0.5, 1.5, (1,)), None: Box(-1.0, 1.5, (2,))}.get(agent, Box(-1.0, 1.0, (2,)))
+
+    def observation_space(self, agent=None):
+        return flat_box(1 if agent == "agent_1" else 2)
+
+    def observe(self, state):
+        return jnp.stack([state.cue, jnp.array([1.0, 0.0])], axis=-1)
+
+    def transition(self, key, state, actions):
+        reward = 1.0 - jnp.sum(jnp.square(actions - 0.5), axis=-1)
+        no = jnp.zeros((), bool)
+        return state, Outcome(
+            reward, no, no, {"given": actions[:, 1], "outside": 1.0 * (actions < UNEVEN_BOUNDS[0]).any(-1)}
+        )

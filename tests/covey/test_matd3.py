@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import Probe
+from probes import Probe, Uneven
 
 import envs_jax
 from covey.experiment import checkpoint, make_train, seed_keys
@@ -26,7 +26,7 @@ from covey.learners.matd3 import (
     n_step_returns,
 )
 from covey.policies import PolicyConfig
-from envs_jax.base import Outcome, flat_box
+from envs_jax.base import flat_box
 from envs_jax.spaces import Box
 
 ROOT = Path(__file__).parents[2]
@@ -36,28 +36,6 @@ CONFIG = MATD3Config(
     eval_episodes=2,
 )  # fmt: skip
 HP = MATD3Hyperparameters(learning_rate=3e-3, critic_learning_rate=5e-3, target_rate=0.05, warmup_steps=256.0)
-BOUNDS = np.array([[[-1.0, -1.0], [-0.5, 0.0]], [[1.0, 1.0], [1.5, 0.0]]])  # Of `Uneven`; its padding is 0.
-
-
-@dataclass(frozen=True)
-class Uneven(Probe):
-    """Two agents; the second has one action of two and sees one number of two. `info` shows what it was given."""
-
-    num_agents: int = 2
-
-    def action_space(self, agent=None):
-        return {"agent_1": Box(-0.5, 1.5, (1,)), None: Box(-1.0, 1.5, (2,))}.get(agent, Box(-1.0, 1.0, (2,)))
-
-    def observation_space(self, agent=None):
-        return flat_box(1 if agent == "agent_1" else 2)
-
-    def observe(self, state):
-        return jnp.stack([state.cue, jnp.array([1.0, 0.0])], axis=-1)
-
-    def transition(self, key, state, actions):
-        reward = 1.0 - jnp.sum(jnp.square(actions - 0.5), axis=-1)
-        no = jnp.zeros((), bool)
-        return state, Outcome(reward, no, no, {"given": actions[:, 1], "outside": 1.0 * (actions < BOUNDS[0]).any(-1)})
 
 
 @dataclass(frozen=True)
@@ -266,11 +244,11 @@ def test_policies_and_targets_move_once_in_several_critic_steps():
             batch = sample(ring, key_batch)
             goal = target_value(target, batch, key_noise, hp)
             grads, _ = critic_grads(critic, goal, batch)
-            grads, _ = gradients.clip(grads, 0.05, own.critic.scheme, own.env.num_agents, 1)
+            grads, _ = gradients.clip(grads, 0.05, own.critic.separate, own.env.num_agents, 1)
             step, critic_state = gradients.adam(hp).update(grads, critic_state)
             critic = jax.tree.map(lambda p, s: p - 5e-3 * s, critic, step)
         grads, _ = actor_grads(actor, critic, batch)
-        grads, norm = gradients.clip(grads, 0.05, own.actor.scheme, own.env.num_agents)
+        grads, norm = gradients.clip(grads, 0.05, own.actor.separate, own.env.num_agents)
         step, actor_state = gradients.adam(hp).update(grads, actor_state)
         actor = jax.tree.map(lambda p, s: p - 3e-3 * s, actor, step)
         now = {"actor": actor, "critic": critic}
@@ -285,12 +263,12 @@ def test_gradients_are_clipped_for_each_agent_where_nothing_is_shared():
     own = learner()
     grads = jax.tree.map(lambda x: jnp.ones_like(x) * 1e-4, random_params(own)["critic"])
     grads = jax.tree.map(lambda g: g.at[:, 1].mul(1000.0), grads)
-    clipped, _ = gradients.clip(grads, 1.0, own.critic.scheme, own.env.num_agents, 1)
+    clipped, _ = gradients.clip(grads, 1.0, own.critic.separate, own.env.num_agents, 1)
     norms = [float(jnp.sqrt(sum(jnp.sum(g[:, i] ** 2) for g in jax.tree.leaves(clipped)))) for i in range(3)]
     alone = float(jnp.sqrt(sum(jnp.sum((3 * g[:, 0]) ** 2) for g in jax.tree.leaves(grads))))  # 3 agents in the mean.
     np.testing.assert_allclose(norms, [alone, 1.0, alone], rtol=1e-5)
     shared = learner(critic="team")
-    _, norm = gradients.clip(random_params(shared)["critic"], 1.0, shared.critic.scheme, shared.env.num_agents, 1)
+    _, norm = gradients.clip(random_params(shared)["critic"], 1.0, shared.critic.separate, shared.env.num_agents, 1)
     assert norm.shape == ()
 
 
@@ -558,6 +536,8 @@ def test_robots_are_built_only_when_asked_for():
         (lambda: learner(Probe(kind="torque", max_steps=None)), "eval_steps is None"),
         (lambda: learner(policy=replace(TINY, recurrent=True)), "recurrent is True; allowed with MATD3: False"),
         (lambda: learner(sharing="fups_id_only", critic="as_actor"), "critic is 'as_actor' with sharing fups_id_only"),
+        (lambda: learner(sharing="dico").check(), "sharing is 'dico'; allowed with deterministic policies"),
+        (lambda: MATD3Hyperparameters(learning_rate=np.inf), "learning_rate is inf; allowed: a number above 0, finite"),
         (lambda: learner(gradient_steps=5), "policy_delay is 2; allowed: a divisor of gradient_steps = 5"),
         (lambda: learner(buffer_size=63), "buffer_size is 63; allowed: at least num_envs x num_steps = 64"),
         (lambda: learner(n_step=5), "n_step is 5; allowed: 1 to num_steps = 4"),

@@ -128,6 +128,44 @@ def test_paper_init_is_off_scale_for_mlps_and_right_for_the_linear_case():
     assert abs(ratio(sharing="hyper_linear") - 1.0) < 1e-4
 
 
+@pytest.mark.parametrize("init", ["paper", "default"])
+@pytest.mark.parametrize("head", ["low_rank", "chunked"])
+def test_heads_that_the_paper_does_not_have_start_at_the_standard_scale(head, init):
+    ac = ActorCritic(PolicyConfig(hypernet_head=head, hypernet_init=init), 4, 16, 5)
+    weights = ac.weights(ac.init(jax.random.key(0)))
+    for name in ("actor", "critic"):
+        for leaf, spec in ac.networks[name].leaves().items():
+            if len(spec.shape) == 2:
+                np.testing.assert_allclose(jnp.sqrt(jnp.mean(weights[name][leaf] ** 2)), spec.rms, rtol=1e-4)
+
+
+def test_default_init_is_that_of_any_dense_layer_for_biases_as_well():
+    params = make(sharing="hyper_mlp", hypernet_init="default").init(jax.random.key(0))["actor"]
+    for leaf in ("hidden_0/kernel", "hidden_0/bias", "output/bias"):
+        head = params[f"{leaf}/head"]
+        assert 0.5 < float(jnp.std(head)) * np.sqrt(head.shape[0]) < 1.6, leaf
+
+
+def test_exact_init_is_finite_where_no_unit_of_the_trunk_is_active():
+    """With two units, one seed in some has a trunk that gives 0 for every agent."""
+    ac = make(2, sharing="hyper_mlp", hypernet_hidden_sizes=(2,), hypernet_init="exact")
+    weights = jax.jit(jax.vmap(lambda key: ac.weights(ac.init(key))))(jax.random.split(jax.random.key(0), 64))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(weights))
+    assert any((np.abs(w).max(axis=(1, 2, 3)) == 0).any() for w in weights["actor"].values() if w.ndim == 4)
+
+
+def test_recurrent_trunks_start_orthogonal_and_others_do_not():
+    def gram(**changes):
+        params = make(sharing="hyper_mlp", embedding_dim=4, hypernet_hidden_sizes=(16,), **changes).init(
+            jax.random.key(0)
+        )
+        kernel = params["actor"]["trunk_0/kernel"]  # [K, 4, 16]
+        return kernel @ jnp.swapaxes(kernel, 1, 2)
+
+    np.testing.assert_allclose(gram(recurrent=True), np.broadcast_to(2 * np.eye(4), (4, 4, 4)), atol=1e-5)
+    assert np.abs(gram() - 2 * np.eye(4)).max() > 0.1
+
+
 def test_generated_rows_are_orthogonal_in_the_linear_case():
     ac = make(sharing="hyper_linear")
     weights = ac.weights(ac.init(jax.random.key(0)))["actor"]
@@ -299,8 +337,18 @@ def test_linear_without_bias_is_nops(obs):
             np.testing.assert_array_equal(a[name][leaf], b[name][f"{leaf}/head"])
     for x, y in zip(outputs(nops, a, obs), outputs(linear, b, obs), strict=True):
         np.testing.assert_array_equal(x, y)
-    assert nops.scheme.separate and linear.scheme.separate
-    assert not make(sharing="hyper_linear").scheme.separate
+    assert nops.separate and linear.separate
+    assert not make(sharing="hyper_linear").separate
+
+
+@pytest.mark.parametrize("changes", [{"recurrent": True}, {"generate": "actor"}, {"continuous": True}])
+def test_linear_without_bias_is_separate_only_where_all_is_generated(changes):
+    """A GRU, an ungenerated critic and standard deviations serve all agents."""
+    changes = dict(changes)
+    continuous = changes.pop("continuous", False)
+    config = replace(SMALL, sharing="hyper_linear", hypernet_bias=False, **changes)
+    assert not ActorCritic(config, N, O, A, continuous=continuous).separate
+    assert ActorCritic(replace(config, sharing="nops"), N, O, A, continuous=continuous).separate
 
 
 def test_generator_does_not_see_observations_and_coupled_one_does(obs):
@@ -459,6 +507,13 @@ def test_distributions_equal_scipy():
     mean, log_std, x = rng.normal(size=(10, 3)), rng.normal(size=3), rng.normal(size=(10, 3))
     expected = stats.norm(mean, np.exp(log_std)).logpdf(x).sum(-1)
     np.testing.assert_allclose(gaussian_log_prob(mean, log_std, x), expected, rtol=1e-4)
+    own = np.array([True, False, True])[: x.shape[-1]]
+    np.testing.assert_allclose(
+        gaussian_log_prob(mean, log_std, x, own),
+        gaussian_log_prob(mean[..., own], log_std[..., own], x[..., own]),
+        rtol=1e-6,
+    )
+    np.testing.assert_allclose(gaussian_entropy(log_std, own), gaussian_entropy(log_std[..., own]), rtol=1e-6)
     np.testing.assert_allclose(gaussian_entropy(log_std), stats.norm(0, np.exp(log_std)).entropy().sum(), rtol=1e-5)
 
 
@@ -490,6 +545,9 @@ def test_masked_actions_have_probability_zero_and_finite_gradients():
         ({"initial_std": 0.0}, "initial_std is 0.0; allowed: a number above 0"),
         ({"max_std": 0.5}, r"max_std is 0.5; allowed: a number above initial_std \(1.0\), or None"),
         ({"hypernet_decoupled": False, "recurrent": True}, "feed-forward"),
+        ({"sharing": "fups_matched", "hidden_sizes": ()}, "hidden_sizes is empty; fups_matched needs a layer"),
+        ({"desired_snd": float("nan")}, "desired_snd is nan; allowed: at least 0, or -1"),
+        ({"desired_snd": float("inf")}, "desired_snd is inf"),
     ],
 )
 def test_bad_policy_settings_say_what_is_allowed(changes, message):

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import Probe
+from probes import Probe, Uneven
 
 from covey.experiment import make_train, seed_keys
 from covey.learners import gradients
+from covey.learners.happo import HAPPO
 from covey.learners.losses import clipped_policy_loss, clipped_value_loss, generalised_advantage, normalize
 from covey.learners.moments import DECAY, Moments
 from covey.learners.ppo import PPO, Batch, PPOConfig, PPOHyperparameters
@@ -177,15 +178,46 @@ def test_agents_that_share_nothing_learn_as_if_alone():
     alone = PPO(Unmasked(num_agents=1), replace(TINY, sharing="nops"), replace(CONFIG, normalize_advantages="agent"))
     params, batch = together.actor_critic.init(jax.random.key(0)), random_batch(together)
     grads = jax.grad(lambda p: together.loss(p, batch, HP)[0])(params)
-    clipped, _ = gradients.clip(grads, jnp.float32(0.1), together.actor_critic.scheme, 3)
+    clipped, _ = gradients.clip(grads, jnp.float32(0.1), together.actor_critic.separate, 3)
     for i in range(3):
         own = jax.tree.map(lambda x, i=i: x[i : i + 1], params)
         part = jax.tree.map(lambda x, i=i: x[:, i : i + 1] if x.shape[1] == 3 else x, batch)
         grads_alone = jax.grad(lambda p, part=part: alone.loss(p, part, HP)[0])(own)
-        clipped_alone, _ = gradients.clip(grads_alone, jnp.float32(0.1), alone.actor_critic.scheme, 1)
+        clipped_alone, _ = gradients.clip(grads_alone, jnp.float32(0.1), alone.actor_critic.separate, 1)
         jax.tree.map(
             lambda x, y, i=i: np.testing.assert_allclose(x[i : i + 1], y, rtol=1e-4, atol=1e-7), clipped, clipped_alone
         )
+
+
+@pytest.mark.parametrize("learner_type", [PPO, HAPPO])
+def test_padding_of_actions_changes_nothing(learner_type):
+    """What an agent with fewer dimensions drew for the others has no part in ratios, entropy or clipped actions."""
+    sharing = "nops_actors" if learner_type is HAPPO else "nops"
+    ppo = learner_type(Uneven(max_steps=4), replace(TINY, sharing=sharing), CONFIG, learner_type is HAPPO)
+    carry = ppo.init(jax.random.key(0), HP)
+
+    def learnt(shift):
+        def moved(carry, key, rollout=ppo._rollout):
+            after, seen, value = rollout(carry, key)
+            pad = jnp.zeros_like(seen.action).at[:, 1, :, 1].set(shift)
+            return after, seen._replace(action=seen.action + pad), value
+
+        shifted = learner_type(ppo.env, ppo.policy_config, ppo.config, ppo.centralised_critic)
+        object.__setattr__(shifted, "_rollout", moved)
+        return jax.jit(shifted.update)(carry)
+
+    (near, metrics), (far, others) = learnt(0.0), learnt(50.0)
+    jax.tree.map(np.testing.assert_array_equal, near.params, far.params)
+    assert metrics["clipped_actions"] == others["clipped_actions"] and metrics["entropy"] == others["entropy"]
+    own = (2 + 1) / 2 * 0.5 * np.log(2 * np.pi * np.e)  # Two dimensions and one; deviations start at 1.
+    assert float(metrics["entropy"]) == pytest.approx(own, abs=0.2)
+
+
+def test_linear_without_bias_updates_networks_of_which_it_generates_a_part():
+    for env, config in ((Uneven(max_steps=4), TINY), (Probe(max_steps=4), replace(TINY, recurrent=True))):
+        ppo = PPO(env, replace(config, sharing="hyper_linear", hypernet_bias=False), CONFIG)
+        carry = jax.eval_shape(ppo.init, jax.random.key(0), HP)
+        assert jax.eval_shape(ppo.update, carry)[0].params == carry.params
 
 
 def test_learning_rate_anneals_to_zero_and_hyperparameters_are_leaves():

@@ -316,7 +316,7 @@ def test_values_are_those_of_agents_run_one_by_one(sharing):
 
     def clipped(q, *args):
         grads = jax.grad(lambda p, *rest: q.loss(p, *rest, HP)[0])(*args)
-        return gradients.clip(grads, jnp.float32(0.1), q.network.scheme, q.env.num_agents)
+        return gradients.clip(grads, jnp.float32(0.1), q.network.separate, q.env.num_agents)
 
     grads, _ = jax.jit(lambda *args: clipped(together, *args))(params, target, batch)
     one = jax.jit(lambda *args: clipped(alone, *args))

@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probes import Probe
 
 import envs_jax
 from covey.experiment import make_train, seed_keys
@@ -19,6 +20,7 @@ from covey.learners.ppo import PPO, PPOConfig, PPOHyperparameters
 from covey.learners.seps import SePSHyperparameters, SePSPPO
 from covey.policies import PolicyConfig
 from covey.policies.seps import GroupConfig, GroupSharing, Transitions, davies_bouldin, find_groups, fit, k_means
+from envs_jax.base import flat_box
 
 ROOT = Path(__file__).parents[2]
 POLICY = PolicyConfig("fups", hidden_sizes=(8,))
@@ -137,6 +139,25 @@ def test_groups_are_found_once_per_seed_and_then_stay():
     assert groups.shape == (3, 2, 5) and (groups == groups[:1]).all()
     assert all(len(np.unique(row)) == n for row, n in zip(groups[0], metrics["train/num_groups"][0], strict=True))
     assert (metrics["train/num_groups"] >= 2).all() and np.asarray(metrics["finite"]).all()
+
+
+def test_a_fit_that_diverged_is_not_taken_for_groups():
+    env = envs_jax.make("specialisation", num_agents=5, max_steps=8)
+    learner = SePSPPO(env, POLICY, CONFIG, groups=GROUPS)
+    carry = learner.init(jax.random.key(0), SePSHyperparameters())
+    broken = replace(carry, hp=replace(carry.hp, kl_weight=jnp.float32(np.nan)))
+    groups = [jax.jit(learner.prepare)(each).params["group"] for each in (carry, broken)]
+    assert np.isfinite(groups[0]).all() and not np.isfinite(groups[1]).any()
+
+
+def test_exploring_needs_bounded_actions():
+    @dataclass(frozen=True)
+    class Unbounded(Probe):
+        def action_space(self, agent=None):
+            return flat_box(1)
+
+    with pytest.raises(ValueError, match="uniform actions, which need finite bounds"):
+        SePSPPO(Unbounded(num_agents=3), POLICY, CONFIG, groups=GROUPS)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,11 @@ def main(
         job = Job(*build(args))
         description = {"program": program, "script": sys.argv[0], "preset": name, "argv": argv, "args": args}
         description["env"] = repr(args.env)  # type: ignore[attr-defined]
-    except ValueError as error:
+    except (
+        ValueError,
+        NotImplementedError,
+        ImportError,
+    ) as error:  # A peer's environment may lack a part or a package.
         _fail(error)
     except BrokenPipeError:  # `--help | head`: nobody reads on, which is nobody's mistake
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -215,10 +219,18 @@ def _mirror(value: Any, top: bool = False) -> Any:
         "__doc__": "" if undocumented else original.__doc__,
         "__annotations__": annotations,
         "__post_init__": lambda self: None,
+        "__eq__": object.__eq__,
+        "__hash__": object.__hash__,
     }
+    # What a class sets itself is no flag; tyro makes one of each field that has a value.
+    namespace |= {f.name: property(_absent) for f in dataclasses.fields(value) if not f.init}
     # Keywords only, so that fields with and without default may follow one another.
-    cls = dataclasses.dataclass(frozen=True, kw_only=True)(type(original.__name__, (original,), namespace))
+    cls = dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(type(original.__name__, (original,), namespace))
     return cls(**values)
+
+
+def _absent(_: Any) -> NoReturn:
+    raise AttributeError
 
 
 def _unmirror(parsed: Any, like: Any) -> Any:
@@ -315,7 +327,7 @@ def _script() -> str:
     return f"python {sys.argv[0]}"
 
 
-def _fail(error: ValueError) -> NoReturn:
+def _fail(error: Exception) -> NoReturn:
     """One line on stderr, status 2."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(2)

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import sys
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from covey.experiment.log import Log, duration, number
 from covey.experiment.plot import Curve, save_figure
 from covey.experiment.program import evaluation_schedule
 from covey.experiment.statistics import bootstrap_interval, iqm, probability_of_improvement
+
+FIGURES = (".png", ".pdf", ".svg")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ def read(path: Path) -> Finished:
     except FileNotFoundError as error:
         missing = f"{error.filename} is missing"
         raise RunError(f"{path} is not finished ({missing}): continue it with --resume {path}") from None
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise RunError(f"{path} is damaged ({error}): write its results again with --resume {path}") from None
     schedule = evaluation_schedule(len(returns), summary["num_evaluations"])
     diverged = {int(seed) - summary["first_seed"] for seed in summary["diverged"]}
     healthy = [i for i in range(returns.shape[1]) if i not in diverged]
@@ -78,8 +83,13 @@ def labels(runs: Sequence[Finished]) -> list[str]:
 def compare(paths: Sequence[Path], out: Path, csv_path: Path | None = None, names: Sequence[str] | None = None) -> None:
     """Draw the runs' curves to `out`, print their final returns, and write the curves to `csv_path` if given.
 
-    Raises RunError for a run that is not finished, or if `names` are not one per run.
+    Raises RunError for a run that is not finished, a file that cannot be written, or `names` that are not one per run.
     """
+    for path in filter(None, (out, csv_path)):
+        if not path.parent.is_dir() or path.is_dir():
+            raise RunError(f"{path} cannot be written; allowed: a file in a folder that exists")
+    if out.suffix.lower() not in FIGURES:
+        raise RunError(f"--out is {out}; allowed: a name that ends in {', '.join(FIGURES)}")
     runs = [read(path) for path in paths]
     if names and len(names) != len(runs):
         raise RunError(f"--labels has {len(names)} names; allowed: one for each of the {len(runs)} runs")

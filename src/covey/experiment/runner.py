@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -180,26 +183,29 @@ def run(
     log.start(done, num_updates, learner.steps_per_update * config.num_seeds)
     first_seconds = seconds
     try:
-        while done < num_updates:
-            num = min(length, num_updates - done)
-            began = time.perf_counter()
-            state, buffers = compiled(state, jnp.int32(num), data)
-            chunk = {name: np.asarray(x)[:num] for name, x in jax.device_get(buffers).items()}
-            took = time.perf_counter() - began
-            _add_return(chunk)
-            # Metrics first: a checkpoint promises that the metrics up to it are there.
-            folder.write_chunk(path, done, done + num, chunk, took)
-            checkpoint.save(path / "checkpoints", done + num, state)
-            seconds += took
-            for seed, update in _diverged(chunk, config.seed, done).items():
-                if seed not in diverged:
-                    diverged[seed] = update
-                    log.warning(
-                        f"seed {seed} diverged: its policy is not finite after update {update}; the others go on"
-                    )
-            done += num
-            chunks.append(chunk)
-            log.advance(done, seconds - first_seconds, _latest(chunk, config.seed, diverged))
+        with _interrupts_wait() as interrupted:
+            while done < num_updates and not interrupted():
+                num = min(length, num_updates - done)
+                began = time.perf_counter()
+                state, buffers = compiled(state, jnp.int32(num), data)
+                chunk = {name: np.asarray(x)[:num] for name, x in jax.device_get(buffers).items()}
+                took = time.perf_counter() - began
+                _add_return(chunk)
+                # Metrics first: a checkpoint promises that the metrics up to it are there.
+                folder.write_chunk(path, done, done + num, chunk, took)
+                checkpoint.save(path / "checkpoints", done + num, state)
+                seconds += took
+                for seed, update in _diverged(chunk, config.seed, done).items():
+                    if seed not in diverged:
+                        diverged[seed] = update
+                        log.warning(
+                            f"seed {seed} diverged: its policy is not finite after update {update}; the others go on"
+                        )
+                done += num
+                chunks.append(chunk)
+                log.advance(done, seconds - first_seconds, _latest(chunk, config.seed, diverged))
+        if interrupted() and done < num_updates:
+            raise KeyboardInterrupt
     except KeyboardInterrupt:
         log.stop()
         log.warning(f"interrupted; saved up to update {done} of {num_updates}. Continue with --resume {path}")
@@ -230,6 +236,29 @@ def run(
     filmed = _film(path, learner, state, config, return_curves[-1], healthy, render) if config.video else None
     _report(log, path, summary, config, diverged, [drawn, filmed])
     return RunResult(path, state, metrics, diverged, summary)
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[Callable[[], bool]]:
+    """Within this block the first Ctrl-C is only noted, for the caller to ask about between two chunks: while one is
+    saved it would cut off threads, which complain or swallow it. A second one interrupts at once."""
+    noted: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        noted.append(number)
+        if len(noted) > 1:
+            raise KeyboardInterrupt
+
+    # Whoever ignores interrupts, or has a way of their own, keeps it; and only the main thread can change it.
+    ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(noted)
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
 
 
 def _check_resumable(path: Path, settings: Any, log: Log) -> None:

@@ -48,7 +48,7 @@ def bootstrap_interval(
     rng = np.random.default_rng(seed)
     draws = [rng.integers(len(t), size=(num_resamples, len(t))) for t in tasks]
     shape = tasks[0].shape[1:]
-    curves = [t.reshape(len(t), -1) for t in tasks]
+    curves = [t.reshape(len(t), int(np.prod(shape))) for t in tasks]
     tail = 100 * (1 - confidence) / 2
     interval = np.full((2, curves[0].shape[1]), np.nan)
     for point in range(interval.shape[1]):  # one point at a time bounds memory at [resamples, runs]

@@ -48,7 +48,7 @@ import re
 import shlex
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ import numpy as np
 from covey.experiment import cli, folder
 from covey.experiment.checkpoint import RunError
 from covey.experiment.program import evaluation_schedule
-from covey.experiment.runner import run
+from covey.experiment.runner import RETURN, run
 from covey.experiment.statistics import bootstrap_interval, iqm, probability_of_improvement
 
 KEYS = {
@@ -141,7 +141,9 @@ def read(path: Path, small: bool = False) -> Study:
             table = tomllib.load(file)
     except FileNotFoundError:
         raise ValueError(f"there is no {path}") from None
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not TOML: {error}") from None
     _check_keys(table, KEYS, "the study")
     for key in ("title", "seeds", "compare", "factors"):
@@ -166,6 +168,8 @@ def read(path: Path, small: bool = False) -> Study:
         name = f"{name}-small"
         for factor, kept in changes.pop("levels", {}).items():
             _one_of(factor, factors, "small.levels")
+            if not kept or not _texts(kept):
+                raise ValueError(f"small.levels.{factor} is {kept!r}; allowed: a list of levels")
             for level in kept:
                 _one_of(level, factors[factor], f"small.levels.{factor}")
             factors[factor] = {level: factors[factor][level] for level in kept}
@@ -173,6 +177,8 @@ def read(path: Path, small: bool = False) -> Study:
         table |= changes
     for key in ("metrics", "scores", "unequal"):
         if key in table:
+            if not _texts(table[key]) or (key == "scores" and not table[key]):
+                raise ValueError(f"{key} is {table[key]}; allowed: a list of names")
             table[key] = tuple(table[key])
     table["without"] = tuple(_listed_levels(skip, every) for skip in table.get("without", ()))
     study = Study(name=name, **table)
@@ -187,6 +193,8 @@ def _listed_levels(skip: Any, factors: Mapping[str, Sequence[str]]) -> dict[str,
     listed = {factor: [level] if isinstance(level, str) else level for factor, level in skip.items()}
     for factor, levels in listed.items():
         _one_of(factor, factors, "without")
+        if not _texts(levels):
+            raise ValueError(f"without.{factor} is {levels!r}; allowed: a level, or a list of levels")
         for level in levels:
             _one_of(level, factors[factor], f"without.{factor}")
     return listed
@@ -201,9 +209,18 @@ def _check(study: Study) -> None:
     for what in study.unequal:
         _one_of(what, BUDGETS, "unequal")
     sets = [study.flags, study.last_flags, *(s.get("flags", {}) for f in study.factors.values() for s in f.values())]
-    for flag in itertools.chain.from_iterable(sets):
-        if flag in OURS:
+    for flag, value in itertools.chain.from_iterable(each.items() for each in sets):
+        if flag.replace("_", "-") in OURS:
             raise ValueError(f"flags has {flag}, which the study sets itself (seeds, scale; folders are its own)")
+        if isinstance(value, dict):
+            raise ValueError(
+                f'flags has a table {flag}; allowed: flags in quotes, "{flag}.{next(iter(value), "")}" = ...'
+            )
+
+
+def _texts(values: Any) -> bool:
+    """Whether this is a list of texts."""
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
 def _check_keys(table: Any, keys: Mapping[str, type], where: str) -> None:
@@ -277,11 +294,25 @@ def prepare(cell: Cell) -> Prepared:
     Raises ValueError with what the program says is wrong.
     """
     try:
+        if not cell.program.endswith(".py"):
+            raise ValueError(f"program is {cell.program}; allowed: a Python file")
         prepared = Prepared(cell, cli.plan(cell.program, cell.argv))
         _ = prepared.budget
     except ValueError as error:
         raise ValueError(f"cell {cell.name}: {error}") from None
     return prepared
+
+
+def check_scores(study: Study, prepared: Sequence[Prepared]) -> None:
+    """Raise ValueError if a program does not report one of the scores, which tracing its evaluation tells; all have
+    `eval/return`."""
+    asked = [score for score in study.scores if score.startswith("eval/") and score != RETURN]
+    for one in {(one.cell.program, one.cell.preset): one for one in prepared}.values() if asked else ():
+        learner, hp = one.planned.learner, one.planned.hp
+        carry = jax.eval_shape(learner.init, jax.random.key(0), hp)
+        names = [RETURN, *(f"eval/{name}" for name in jax.eval_shape(learner.evaluate, carry, jax.random.key(0)))]
+        for score in asked:
+            _one_of(score, names, f"scores (cell {one.cell.name})")
 
 
 def check_budgets(study: Study, prepared: Sequence[Prepared]) -> None:
@@ -381,7 +412,8 @@ def curves(path: Path, score: str) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def summarise(study: Study, finished: Mapping[str, tuple[Prepared, Path]]) -> list[dict[str, Any]]:
-    """A line per cell and score; with `pool` a line per level over all panels that every level has finished."""
+    """A line per cell and score; with `pool` a line per level over all panels where every level has runs that stayed
+    finite."""
     lines = []
     for score in study.scores:
         ends: dict[tuple[str, ...], dict[str, np.ndarray]] = {}  # panel -> level -> [S]
@@ -399,13 +431,15 @@ def summarise(study: Study, finished: Mapping[str, tuple[Prepared, Path]]) -> li
             tasks = [ends[panel][level]]
             base = [ends[panel][study.baseline]] if study.baseline in ends[panel] else None
             line = {"cell": "-".join(levels.values()), **levels, "score": score, "env_steps": steps[-1]}
-            line |= _statistics(tasks, base, best=max(iqm(end) for end in ends[panel].values() if end.size))
+            line |= _statistics(tasks, base, best=_best([end] for end in ends[panel].values()))
             lines.append(line | {"mean_over_training": iqm(values.mean(axis=1)), "run_seconds": seconds})
         if study.pool:
             names = list(study.factors[study.compare])
-            full = [panel for panel in ends if all(name in ends[panel] for name in names)]
+            full = [
+                panel for panel, levels in ends.items() if all(name in levels and levels[name].size for name in names)
+            ]
             pooled = {name: [ends[panel][name] for panel in full] for name in names} if full else {}
-            best = max((iqm(np.concatenate(tasks)) for tasks in pooled.values()), default=np.nan)
+            best = _best(pooled.values())
             for name, tasks in pooled.items():
                 base = pooled[study.baseline] if study.baseline else None
                 line = {"cell": f"all {len(full)} panels", **dict.fromkeys(study.factors, ""), study.compare: name}
@@ -413,7 +447,13 @@ def summarise(study: Study, finished: Mapping[str, tuple[Prepared, Path]]) -> li
     return lines
 
 
-def _statistics(tasks: list[np.ndarray], base: list[np.ndarray] | None, best: Any) -> dict[str, Any]:
+def _best(candidates: Iterable[list[np.ndarray]]) -> float:
+    """The largest interquartile mean of runs [S] of each task; NaN where no candidate has runs that say anything."""
+    values = [float(iqm(runs)) for runs in map(np.concatenate, candidates) if runs.size]
+    return max((value for value in values if not np.isnan(value)), default=np.nan)
+
+
+def _statistics(tasks: list[np.ndarray], base: list[np.ndarray] | None, best: float) -> dict[str, Any]:
     """Of runs [S] of each task; pooled over tasks, which the bootstrap is stratified by."""
     runs = np.concatenate(tasks)
     if not runs.size:  # all diverged
@@ -479,7 +519,7 @@ def draw(study: Study, finished: Mapping[str, tuple[Prepared, Path]], score: str
             axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
             marker = "o" if len(steps) == 1 else None
             handles[name] = axes.plot(steps, iqm(values), style, color=colour, marker=marker)[0]
-        axes.set_title(", ".join(panel) or study.title, fontsize=10)
+        axes.set_title(_title(study, panel), fontsize=10)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.92", linewidth=0.8)
@@ -488,6 +528,12 @@ def draw(study: Study, finished: Mapping[str, tuple[Prepared, Path]], score: str
     figure.suptitle(f"{study.title} ({study.seeds} seeds)", fontsize=11, fontweight="bold")
     figure.legend([handles[n] for n in names if n in handles], [n for n in names if n in handles], loc="outside right")  # pyright: ignore[reportArgumentType]
     folder.atomically(path, lambda file: figure.savefig(file, dpi=100))
+
+
+def _title(study: Study, panel: Sequence[str]) -> str:
+    """A panel's levels in words: one that begins with a digit after its factor's name."""
+    factors = [factor for factor in study.factors if factor != study.compare]
+    return ", ".join(f"{f} {level}" if level[0].isdigit() else level for f, level in zip(factors, panel, strict=True))
 
 
 def write_results(study: Study, finished: Mapping[str, tuple[Prepared, Path]], out: Path, command: str) -> None:
@@ -504,7 +550,7 @@ def write_results(study: Study, finished: Mapping[str, tuple[Prepared, Path]], o
             label = (
                 line["cell"] if not str(line["cell"]).startswith("all") else f"{line['cell']}, {line[study.compare]}"
             )
-            interval = f"[{line['low']:.4g}, {line['high']:.4g}]"
+            interval = f"[{line['low']:.4g}, {line['high']:.4g}]" if line["seeds"] > 1 else ""
             print(
                 f"{label:40} {line['score']:24} {line['iqm']:9.4g} {interval:20} {line['seeds']} seeds {line['best']}"
             )
@@ -550,6 +596,7 @@ def _main(args: argparse.Namespace) -> int:
     study = read(args.file, args.small)
     prepared = [prepare(cell) for cell in cells(study)]
     check_budgets(study, prepared)
+    check_scores(study, prepared)
     paths = {one.cell.name: args.runs / study.name / one.cell.name for one in prepared}
     states = {name: state_of(paths[name], one) for one in prepared for name in [one.cell.name]}
     wanted = _wanted(args.only, list(states))

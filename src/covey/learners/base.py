@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
 import jax
+import numpy as np
 
 Metrics: TypeAlias = dict[str, jax.Array]
 """Scalars [] or one number per agent [N], float32. NaN where there is nothing to report (no episode ended, say)."""
@@ -53,5 +54,13 @@ def check_numbers(values: Any, names: tuple[str, ...], holds: Callable[[Any], bo
     """Raise ValueError naming the first of these fields of `values` that is a number for which `holds` does not."""
     for name in names:
         value = getattr(values, name)
-        if isinstance(value, float | int) and not holds(value):  # Not while JAX flattens it with other leaves.
-            raise ValueError(f"{name} is {value}; allowed: {allowed}")
+        if not isinstance(value, float | int):  # JAX flattens it with other leaves.
+            continue
+        if not holds(value) or not np.isfinite(value):
+            raise ValueError(f"{name} is {value}; allowed: {allowed}" + (", finite" if holds(value) else ""))
+
+
+def own_entries(space: Any, agents: list[str]) -> np.ndarray:
+    """Which entries of stacked vectors belong to each agent's own space, bool[N, size]."""
+    sizes = np.array([space(agent).shape[0] for agent in agents])
+    return np.arange(space().shape[0]) < sizes[:, None]

@@ -8,17 +8,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from covey.policies.sharing import SharingScheme
-
 
 def clip(
-    grads: Any, max_norm: jax.Array | float, scheme: SharingScheme, num_agents: int, agent_axis: int = 0
+    grads: Any, max_norm: jax.Array | float, separate: bool, num_agents: int, agent_axis: int = 0
 ) -> tuple[Any, jax.Array]:
     """Gradients scaled down to a global norm, and the norm before; each agent's own where nothing is shared.
 
-    num_agents: N, and agent_axis their axis in leaves of parameters that are separate. The norm is then the mean.
+    separate: whether each agent's parameters are its own alone (`SharingScheme.separate`); agent_axis is then that of
+    the `num_agents` agents in every leaf, and the norm the mean of theirs.
     """
-    if not scheme.separate:
+    if not separate:
         norm = optax.tree.norm(grads)
         return jax.tree.map(lambda g: g * jnp.minimum(1.0, max_norm / (norm + 1e-9)), grads), norm
     # The loss is a mean over agents; an agent that learns alone has the mean over its own samples.

@@ -32,10 +32,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from covey.learners import evaluation, gradients, replay
-from covey.learners.base import Metrics, check_numbers
+from covey.learners.base import Metrics, check_numbers, own_entries
 from covey.learners.replay import Replay
 from covey.policies.actor_critic import ActorCritic, PolicyConfig, make_scheme
 from covey.policies.hypernet import Hypernetwork
+from covey.policies.independent import IndependentActors
 from covey.policies.networks import MLP, Network, Weights
 from covey.policies.sharing import FullSharing, NoSharing, SharingScheme, count_parameters
 
@@ -205,6 +206,8 @@ class Actor(ActorCritic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.config.sharing == "dico":
+            raise ValueError("sharing is 'dico'; allowed with deterministic policies: the others")
         if isinstance(self.scheme, Hypernetwork):
             object.__setattr__(self, "scheme", replace(self.scheme, generate=("actor",)))
 
@@ -249,6 +252,11 @@ class TwinCritic:
         policy = self.policy_config
         return {"critic": MLP(inputs, 1, self.hidden_sizes, policy.activation, layer_norm=policy.layer_norm)}
 
+    @property
+    def separate(self) -> bool:
+        """Whether agents share no parameter."""
+        return self.scheme.separate(self.networks)
+
     def count_parameters(self) -> int:
         """How many numbers are trained."""
         return 2 * count_parameters(self.scheme, self.networks)
@@ -264,7 +272,7 @@ class TwinCritic:
     def value(self, params: Any, x: jax.Array) -> jax.Array:
         """Values [R, B] (a team's: as many rows as x has) by one of the two, from inputs x [N or 1, B, I]."""
         network, scheme = self.networks["critic"], self.scheme
-        if self.kind != "team" and isinstance(scheme, FullSharing):  # One network, told (or not) who asks.
+        if self.kind != "team" and isinstance(scheme, FullSharing | IndependentActors):  # One, told (or not) who asks.
             x = jnp.broadcast_to(x, (self.num_agents, *x.shape[1:]))
         weights, batch = scheme.weights(params, self.networks)["critic"], x.shape[1]
         memory, reset = network.start(self.rows, batch), jnp.zeros((1, 1, batch), jnp.bool_)
@@ -325,7 +333,7 @@ class MATD3:
     @cached_property
     def act_mask(self) -> np.ndarray:
         """Which action dimensions are not padding, bool[N, A]."""
-        return _own_entries(self.env.action_space, self.env.agents)
+        return own_entries(self.env.action_space, self.env.agents)
 
     @cached_property
     def actor(self) -> Actor:
@@ -362,7 +370,7 @@ class MATD3:
     def _obs_mask(self) -> np.ndarray:
         """Which entries of observations are not padding, bool[N, O]."""
         if len(self.env.observation_space().shape) == 1:
-            return _own_entries(self.env.observation_space, self.env.agents)
+            return own_entries(self.env.observation_space, self.env.agents)
         return np.ones((self.env.num_agents, int(np.prod(self.env.observation_space().shape))), bool)
 
     @property
@@ -523,7 +531,9 @@ class MATD3:
             batch = self._sample(ring, keys[0])
             goal = self.target_value(target, batch, keys[1], hp)
             (_, metrics), grads = differentiate("critic", self.critic_loss)(critic, goal, batch)
-            grads, norm = gradients.clip(grads, hp.max_grad_norm, self.critic.scheme, self.env.num_agents, agent_axis=1)
+            grads, norm = gradients.clip(
+                grads, hp.max_grad_norm, self.critic.separate, self.env.num_agents, agent_axis=1
+            )
             updates, optimizer = gradients.adam(hp).update(grads, optimizer)
             critic = jax.tree.map(lambda p, u: p - hp.critic_learning_rate * u, critic, updates)
             return (critic, optimizer, target), metrics | {"critic_grad_norm": norm}
@@ -534,7 +544,7 @@ class MATD3:
             (critic, critic_optimizer, _), critic_metrics = jax.lax.scan(critic_step, loop, keys)
             batch = self._sample(ring, keys[-1, 0])  # That of the last critic step.
             (_, metrics), grads = differentiate("actor", self.actor_loss)(params["actor"], critic, batch)
-            grads, norm = gradients.clip(grads, hp.max_grad_norm, self.actor.scheme, self.env.num_agents)
+            grads, norm = gradients.clip(grads, hp.max_grad_norm, self.actor.separate, self.env.num_agents)
             updates, actor_optimizer = gradients.adam(hp).update(grads, optimizer["actor"])
             actor = jax.tree.map(lambda p, u: p - hp.learning_rate * u, params["actor"], updates)
             params = {"actor": actor, "critic": critic}
@@ -649,9 +659,3 @@ def n_step_returns(
     )
     (total, factor, _, end), _ = jax.lax.scan(add, start, jnp.arange(n_step, dtype=jnp.int32))
     return total, jnp.where(jnp.take_along_axis(terminated, end, axis=0), 0.0, factor), end
-
-
-def _own_entries(space: Any, agents: list[str]) -> np.ndarray:
-    """Which entries of stacked vectors belong to each agent's own space, bool[N, size]."""
-    sizes = np.array([space(agent).shape[0] for agent in agents])
-    return np.arange(space().shape[0]) < sizes[:, None]

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from covey.learners import evaluation, gradients, shaping
-from covey.learners.base import Metrics, check_numbers
+from covey.learners.base import Metrics, check_numbers, own_entries
 from covey.learners.losses import (
     AdvantageScale,
     clipped_policy_loss,
@@ -138,7 +138,7 @@ class Step(NamedTuple):
 
     obs: jax.Array  # [N, E, O], uint8 where an encoder reads it
     global_state: jax.Array | None  # [1, E, G], for a centralised critic
-    mask: jax.Array | None  # bool[N, E, A], where the environment masks actions
+    mask: jax.Array | None  # bool[N, E, A], available actions, or an agent's own dimensions, where not all are
     reset: jax.Array  # bool[1, E], a new episode begins here
     action: jax.Array  # [N, E] or [N, E, A]
     log_prob: jax.Array  # [N, E]
@@ -250,6 +250,14 @@ class PPO:
     def _masks_actions(self) -> bool:
         return not self._continuous and self.env.masks_actions
 
+    @cached_property
+    def _act_mask(self) -> np.ndarray | None:
+        """Which dimensions of continuous actions are not padding, bool[N, A]; None where all are an agent's own."""
+        if not self._continuous:
+            return None
+        own = own_entries(self.env.action_space, self.env.agents)
+        return None if own.all() else own
+
     def _check_spaces(self) -> None:
         space = self.env.action_space()
         if self._continuous and len(space.shape) != 1:
@@ -314,7 +322,8 @@ class PPO:
             carry = replace(carry, social=self.social.pool(carry.social))
         if self._continuous:
             low, high = self.env.action_space().bounds()
-            metrics["clipped_actions"] = jnp.mean((rollout.action < low) | (rollout.action > high))
+            outside = (rollout.action < low) | (rollout.action > high)
+            metrics["clipped_actions"] = jnp.mean(outside, where=rollout.mask)
         carry = replace(carry, params=params, optimizer=optimizer, key=key, update=carry.update + 1, returns=returns)
         return carry, metrics
 
@@ -344,18 +353,20 @@ class PPO:
             global_state = global_state.reshape(1, global_state.shape[0], -1).astype(jnp.float32)
         if self._masks_actions:
             mask = jnp.swapaxes(jax.vmap(self.env.action_mask)(env_state), 0, 1)
+        elif self._act_mask is not None:
+            mask = jnp.broadcast_to(self._act_mask[:, None], (*obs.shape[:2], self._act_mask.shape[1]))
         return obs, global_state, mask
 
     def _outputs(
         self, weights: Any, obs: jax.Array, mask: jax.Array | None, memory: jax.Array, reset: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """The actor's (masked) outputs [T, N, B, A] and its next memory."""
+        """The actor's (masked) logits, or means, [T, N, B, A] and its next memory."""
         outputs, memory = self.actor_critic.policy(weights, obs, memory, reset)
-        return (outputs if mask is None else mask_logits(outputs, mask)), memory
+        return (outputs if mask is None or self._continuous else mask_logits(outputs, mask)), memory
 
-    def _log_prob(self, weights: Any, outputs: jax.Array, action: jax.Array) -> jax.Array:
+    def _log_prob(self, weights: Any, outputs: jax.Array, action: jax.Array, mask: jax.Array | None) -> jax.Array:
         if self._continuous:
-            return gaussian_log_prob(outputs, self.actor_critic.log_std(weights), action)
+            return gaussian_log_prob(outputs, self.actor_critic.log_std(weights), action, mask)
         return categorical_log_prob(outputs, action)
 
     def _sample(self, weights: Any, outputs: jax.Array, key: jax.Array) -> jax.Array:
@@ -401,7 +412,7 @@ class PPO:
             )
             value, critic_memory = values(obs, global_state, critic_memory, reset)
             action = self._sample(weights, outputs, key_act)
-            log_prob = self._log_prob(weights, outputs, action)[0]
+            log_prob = self._log_prob(weights, outputs, action, None if mask is None else mask[None])[0]
             keys = jax.random.split(key_env, self.config.num_envs)
             env_state, outcome, last_state = jax.vmap(self.env.advance_and_reset)(
                 keys, env_state, self._to_env(action[0])
@@ -471,7 +482,7 @@ class PPO:
 
             (_, (params, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(params)
             grads, norm = gradients.clip(
-                grads, jnp.asarray(carry.hp.max_grad_norm), self.actor_critic.scheme, self.env.num_agents
+                grads, jnp.asarray(carry.hp.max_grad_norm), self.actor_critic.separate, self.env.num_agents
             )
             updates, optimizer = gradients.adam(carry.hp).update(grads, optimizer)
             params = jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)
@@ -511,7 +522,7 @@ class PPO:
         """L_clip of the agents whose weights these are, and what to watch, their entropy among it."""
         outputs, log_ratio = self.log_ratio(weights, batch)
         if self._continuous:
-            entropy = jnp.mean(gaussian_entropy(self.actor_critic.log_std(weights)))
+            entropy = jnp.mean(gaussian_entropy(self.actor_critic.log_std(weights), batch.mask))
         else:
             entropy = jnp.mean(categorical_entropy(outputs))
         advantage = normalize(batch.advantage, self.config.normalize_advantages)
@@ -529,7 +540,7 @@ class PPO:
     def log_ratio(self, weights: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """The actor's outputs [T, N, M, A], and log rho [T, N, M] of the actions taken."""
         outputs, _ = self._outputs(weights, batch.obs, batch.mask, batch.memory[0][0], batch.reset)
-        return outputs, self._log_prob(weights, outputs, batch.action) - batch.log_prob
+        return outputs, self._log_prob(weights, outputs, batch.action, batch.mask) - batch.log_prob
 
     def value_loss(self, weights: Any, batch: Batch, hp: PPOHyperparameters) -> jax.Array:
         """L_value, float32[]."""

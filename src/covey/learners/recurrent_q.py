@@ -443,7 +443,9 @@ class RecurrentQ:
             params, target, optimizer = loop
             batch = replay.sample(carry.replay, key, self.config.batch_sequences)
             (_, metrics), grads = jax.value_and_grad(self.loss, has_aux=True)(params, target, batch, hp)
-            grads, norm = gradients.clip(grads, jnp.asarray(hp.max_grad_norm), self.network.scheme, self.env.num_agents)
+            grads, norm = gradients.clip(
+                grads, jnp.asarray(hp.max_grad_norm), self.network.separate, self.env.num_agents
+            )
             updates, optimizer = gradients.adam(hp).update(grads, optimizer)
             params = jax.tree.map(lambda p, u: p - hp.learning_rate * u, params, updates)
             target = jax.tree.map(lambda t, p: t + hp.target_rate * (p - t), target, params)

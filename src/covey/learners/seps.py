@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from covey.learners.base import Metrics, check_numbers
 from covey.learners.ppo import PPO, PPOCarry, PPOHyperparameters
@@ -59,6 +60,9 @@ class SePSPPO(PPO):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.groups.most(self.env.num_agents)
+        space = self.env.action_space()
+        if self._continuous and not np.isfinite(np.stack(space.bounds())).all():
+            raise ValueError(f"SePS explores by uniform actions, which need finite bounds; {self.env.name} has {space}")
         if self.policy_config.sharing != "fups":
             raise ValueError(f"sharing is {self.policy_config.sharing!r}; allowed with SePS: fups, within each group")
         if self.policy_config.recurrent:
@@ -79,7 +83,10 @@ class SePSPPO(PPO):
         means, _ = fit(key_fit, self.collect(key_collect), self.groups, hp.fit_learning_rate, hp.kl_weight)
         groups, _ = find_groups(means, self.groups)
         scheme: Any = self.actor_critic.scheme
-        return replace(carry, key=key, params=scheme.with_groups(carry.params, groups))
+        params = scheme.with_groups(carry.params, groups)
+        # An encoder that diverged has found nothing: so that the run says so, the groups are not finite, either.
+        params["group"] = jnp.where(jnp.all(jnp.isfinite(means)), params["group"], jnp.nan)
+        return replace(carry, key=key, params=params)
 
     def update(self, carry: PPOCarry, data: Any = None) -> tuple[PPOCarry, Metrics]:
         carry, metrics = super().update(carry, data)

@@ -31,7 +31,6 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import xlog1py
 
 from covey.metrics.pairs import mean_over_pairs
 from covey.policies.actor_critic import ActorCritic
@@ -146,7 +145,7 @@ def jensen_shannon(logits: jax.Array, mask: jax.Array | None = None) -> jax.Arra
         total = p + q
         # With p = m (1 + r) and q = m (1 - r), which keeps its digits where p and q are close.
         r = jnp.where(total > 0, (p - q) / jnp.where(total > 0, total, 1.0), 0.0)
-        nats = 0.25 * total * (xlog1py(1 + r, r) + xlog1py(1 - r, -r))
+        nats = 0.25 * total * (_xlogx(1 + r, r) + _xlogx(1 - r, -r))
         return _root(jnp.minimum(jnp.sum(nats, axis=-1) / np.log(2), 1.0))
 
     return _matrix(distance, _probabilities(logits, mask))
@@ -167,10 +166,12 @@ def hellinger(mean: jax.Array, log_std: jax.Array) -> jax.Array:
 
     def distance(first: tuple, second: tuple) -> jax.Array:
         (mean, log_std), (other_mean, other_log_std) = first, second
-        variance = jnp.exp(2 * log_std) + jnp.exp(2 * other_log_std)
-        # 2 s t / (s^2 + t^2) = 1 / cosh(log s - log t), and cosh x = 1 + 2 sinh^2(x / 2).
-        overlap = -0.5 * jnp.log1p(2 * jnp.square(jnp.sinh(0.5 * (log_std - other_log_std))))
-        overlap -= jnp.square(mean - other_mean) / (4 * variance)
+        # log(s^2 + t^2), in bounds where its exponential and that one's square are finite.
+        log_variance = jnp.clip(jnp.logaddexp(2 * log_std, 2 * other_log_std), -40.0, 40.0)
+        # 2 s t / (s^2 + t^2) = 1 / cosh(log s - log t), and cosh x = 1 + 2 sinh^2(x / 2), which overflows at |x| = 89.
+        apart = jnp.clip(log_std - other_log_std, -40.0, 40.0)  # The distance is 1 long before.
+        overlap = -0.5 * jnp.log1p(2 * jnp.square(jnp.sinh(0.5 * apart)))
+        overlap -= 0.25 * jnp.square(mean - other_mean) * jnp.exp(-log_variance)
         return _root(-jnp.expm1(jnp.sum(overlap, axis=-1)))
 
     return _matrix(distance, (mean, jnp.broadcast_to(log_std, mean.shape)))
@@ -196,6 +197,12 @@ def _probabilities(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
     if mask is not None and mask.shape != logits.shape[1:]:
         raise ValueError(f"mask has shape {mask.shape}; allowed: {logits.shape[1:]}, a row for each observation")
     return jax.nn.softmax(logits if mask is None else mask_logits(logits, mask))
+
+
+def _xlogx(x: jax.Array, less: jax.Array) -> jax.Array:
+    """x log x of x = 1 + less, 0 at 0: there the gradient, which is infinite, is 0 as well."""
+    positive = x > 0
+    return jnp.where(positive, x * jnp.log1p(jnp.where(positive, less, 0.0)), 0.0)
 
 
 def _root(square: jax.Array) -> jax.Array:

@@ -43,8 +43,9 @@ def distance_test(embeddings: np.ndarray | jax.Array, reference: float = 1.0) ->
     """
     from scipy import stats
 
-    if embeddings.ndim != 3 or embeddings.shape[0] < 2:
-        raise ValueError(f"embeddings has shape {embeddings.shape}; allowed: [S, N, E] of at least 2 seeds")
+    shape = np.shape(embeddings) if not isinstance(embeddings, dict) else sorted(embeddings)
+    if len(shape) != 3 or isinstance(embeddings, dict) or shape[0] < 2:
+        raise ValueError(f"embeddings has shape {shape}; allowed: one table [S, N, E] of at least 2 seeds")
     distances = np.asarray(jax.vmap(mean_cosine_distance)(jnp.asarray(embeddings)), np.float64)
     p_value = np.asarray(stats.ttest_1samp(distances, reference))[1]
     return DistanceTest(float(distances.mean()), float(distances.std(ddof=1)), float(p_value))

@@ -120,12 +120,14 @@ class PolicyConfig:
             raise ValueError(
                 f"max_std is {self.max_std}; allowed: a number above initial_std ({self.initial_std}), or None"
             )
-        if self.desired_snd < 0 and self.desired_snd != -1:
+        if self.desired_snd != -1 and not 0 <= self.desired_snd < np.inf:
             raise ValueError(f"desired_snd is {self.desired_snd}; allowed: at least 0, or -1 for no constraint")
         if not 0 < self.snd_rate <= 1:
             raise ValueError(f"snd_rate is {self.snd_rate}; allowed: a number above 0 and up to 1")
         if self.snd_observations < 0:
             raise ValueError(f"snd_observations is {self.snd_observations}; allowed: an integer of at least 0")
+        if self.sharing == "fups_matched" and not self.hidden_sizes and not self.recurrent:
+            raise ValueError("hidden_sizes is empty; fups_matched needs a layer to widen")
         if self.sharing == "dico" and self.recurrent:
             raise ValueError("sharing is 'dico' with recurrent; allowed: feed-forward networks only")
 
@@ -148,6 +150,8 @@ def make_scheme(config: PolicyConfig, num_agents: int, action_bounds: Bounds | N
     if config.sharing == "nops_actors":
         return IndependentActors(num_agents)
     if config.sharing == "dico":
+        if num_agents < 2 and config.desired_snd > 0:
+            raise ValueError(f"desired_snd is {config.desired_snd} with {num_agents} agent; allowed: 0, or -1")
         return DiversityControl(num_agents, config.desired_snd, config.snd_rate, config.snd_observations, action_bounds)
     if not config.sharing.startswith("hyper"):
         identity = {"fups": "none", "fups_id_only": "only"}.get(config.sharing, "append")
@@ -203,6 +207,11 @@ class ActorCritic:
     @property
     def centralised(self) -> bool:
         return self.global_size is not None
+
+    @property
+    def separate(self) -> bool:
+        """Whether agents share no parameter."""
+        return self.scheme.separate(self.networks)
 
     @property
     def obs_dtype(self) -> Any:
@@ -284,7 +293,7 @@ class ActorCritic:
 
     def start(self, batch: int) -> tuple[jax.Array, jax.Array]:
         """Memories of actor [N, B, H] and critic [N or 1, B, H] at the start of an episode."""
-        critic_agents = 1 if self.centralised and not self.scheme.separate else self.num_agents
+        critic_agents = 1 if self.centralised and not self.separate else self.num_agents
         return (
             self.networks["actor"].start(self.num_agents, batch),
             self.networks["critic"].start(critic_agents, batch),

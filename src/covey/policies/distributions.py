@@ -29,12 +29,17 @@ def categorical_entropy(logits: jax.Array) -> jax.Array:
     return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
 
 
-def gaussian_log_prob(mean: jax.Array, log_std: jax.Array, action: jax.Array) -> jax.Array:
-    """log N(action; mean, diag(exp(2 log_std))): all [..., A] -> [...]."""
+def gaussian_log_prob(
+    mean: jax.Array, log_std: jax.Array, action: jax.Array, own: jax.Array | None = None
+) -> jax.Array:
+    """log N(action; mean, diag(exp(2 log_std))): all [..., A] -> [...]. own: bool[..., A], which dimensions count (not
+    those that pad an agent's action to the size of others'); None for all."""
     z = (action - mean) * jnp.exp(-log_std)
-    return jnp.sum(-0.5 * jnp.square(z) - log_std - 0.5 * np.log(2.0 * np.pi), axis=-1)
+    each = -0.5 * jnp.square(z) - log_std - 0.5 * np.log(2.0 * np.pi)
+    return jnp.sum(each if own is None else jnp.where(own, each, 0.0), axis=-1)
 
 
-def gaussian_entropy(log_std: jax.Array) -> jax.Array:
-    """0.5 log(2 pi e sigma^2) summed over action dimensions, in nats: [..., A] -> [...]."""
-    return jnp.sum(log_std + 0.5 * np.log(2.0 * np.pi * np.e), axis=-1)
+def gaussian_entropy(log_std: jax.Array, own: jax.Array | None = None) -> jax.Array:
+    """0.5 log(2 pi e sigma^2) summed over action dimensions, in nats: [..., A] -> [...]. own: likewise."""
+    each = log_std + 0.5 * np.log(2.0 * np.pi * np.e)
+    return jnp.sum(each if own is None else jnp.where(own, each, 0.0), axis=-1)

@@ -35,10 +35,10 @@ class Hypernetwork(SharingScheme):
 
     embedding_dim, one_hot: size of the learned embeddings, or constant one-hot ones of size N.
     hidden: widths of the trunk's layers; () for the linear variant.
-    head_bias: whether a head has an offset that all agents share.
+    head_bias: whether a head that makes a whole array has an offset that all agents share.
     head: "full"; "low_rank" generates two factors of each matrix; "chunked" generates it in pieces of `chunk_size` by
-    one
-        small head, told apart by learned chunk embeddings.
+        one small head, told apart by learned chunk embeddings. Matrices of these two, which the paper does not have,
+        always start with the standard RMS.
     shared_trunk: one trunk per network instead of one per generated array.
     separate_embeddings: one table of embeddings per network instead of one for all.
     init_style: how generated weights start.
@@ -48,6 +48,8 @@ class Hypernetwork(SharingScheme):
             weights start with the standard RMS whatever E, H and N are.
         "default": heads start like any dense layer (the paper's ablation "without reset fan").
     generate: the networks that are generated; others are shared by all agents.
+
+    Trunks start as the authors' do: by LeCun's normal, before a recurrent network's head orthogonal with gain sqrt 2.
     """
 
     embedding_dim: int = 4
@@ -67,9 +69,9 @@ class Hypernetwork(SharingScheme):
     def embedding_size(self) -> int:
         return self.num_agents if self.one_hot else self.embedding_dim
 
-    @property
-    def separate(self) -> bool:
-        return self._row_per_agent and not self.head_bias
+    def separate(self, networks: Networks) -> bool:
+        whole = all(len(self.generated(name, network)) == len(network.leaves()) for name, network in networks.items())
+        return self._row_per_agent and not self.head_bias and whole
 
     @property
     def _row_per_agent(self) -> bool:
@@ -114,7 +116,7 @@ class Hypernetwork(SharingScheme):
         features = None
         if generated:
             params |= self._init_trunks(jax.random.fold_in(key, len(network.leaves())), len(generated), network)
-            if self.init_style == "exact" and not self._row_per_agent:
+            if (self.init_style == "exact" or self.head != "full") and not self._row_per_agent:
                 features = self._features(params, self._embedding(tables, name), len(generated))
         for leaf_name, leaf, key_leaf in keyed_leaves(key, network):
             if leaf_name not in generated:
@@ -124,19 +126,26 @@ class Hypernetwork(SharingScheme):
             if features is not None and leaf.rms > 0.0:
                 start = _generate(head, leaf, features[generated[leaf_name]])
                 main = next(iter(head))  # Weights are linear in a head's first array.
-                head[main] *= leaf.rms / jnp.sqrt(jnp.mean(jnp.square(start)))
+                rms = jnp.sqrt(jnp.mean(jnp.square(start)))  # 0 if no unit of a narrow trunk is active for any agent.
+                head[main] *= jnp.where(rms > 0, leaf.rms / jnp.where(rms > 0, rms, 1.0), 1.0)
             params |= {f"{leaf_name}/{part}": value for part, value in head.items()}
         return params
 
     def _init_trunks(self, key: jax.Array, count: int, network: Network) -> Params:
         """Trunk layers of all heads, stacked: kernels [K, in, out], biases [K, out]."""
         params: Params = {}
-        size = self._trunk_inputs(network)
+        size, recurrent = self._trunk_inputs(network), network.start(1, 1).shape[-1] > 0
         for i, width in enumerate(self.hidden):
-            shape = (1 if self.shared_trunk else count, size, width)
-            lecun = jax.nn.initializers.lecun_normal(in_axis=1, out_axis=2, batch_axis=0)
-            params[f"trunk_{i}/kernel"] = lecun(jax.random.fold_in(key, i), shape, jnp.float32)
-            params[f"trunk_{i}/bias"] = jnp.zeros((shape[0], width), jnp.float32)
+            trunks, key_layer = 1 if self.shared_trunk else count, jax.random.fold_in(key, i)
+            if recurrent:
+                kernels = jax.vmap(lambda k, shape=(size, width): orthogonal(k, shape))(
+                    jax.random.split(key_layer, trunks)
+                )
+                params[f"trunk_{i}/kernel"] = float(np.sqrt(2)) * kernels
+            else:
+                lecun = jax.nn.initializers.lecun_normal(in_axis=1, out_axis=2, batch_axis=0)
+                params[f"trunk_{i}/kernel"] = lecun(key_layer, (trunks, size, width), jnp.float32)
+            params[f"trunk_{i}/bias"] = jnp.zeros((trunks, width), jnp.float32)
             size = width
         return params
 
@@ -158,7 +167,7 @@ class Hypernetwork(SharingScheme):
                 "chunk_head": jax.random.normal(key_first, (rows, size), jnp.float32) * leaf.rms,
                 "chunk": jax.random.normal(key_second, (-(-leaf.size // size), rows), jnp.float32),
             }
-        if len(leaf.shape) == 2 and self.init_style == "default":
+        if self.init_style == "default":
             lecun = jax.nn.initializers.lecun_normal()
             head = {"head": lecun(key, (rows, leaf.size), jnp.float32).reshape(rows, *leaf.shape)}
         else:

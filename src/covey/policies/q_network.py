@@ -24,6 +24,8 @@ class QNetwork(ActorCritic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.config.sharing == "dico":
+            raise ValueError("sharing is 'dico'; allowed with values of actions: the others")
         if isinstance(self.scheme, Hypernetwork):
             object.__setattr__(self, "scheme", replace(self.scheme, generate=("q",)))
 

@@ -36,10 +36,9 @@ class SharingScheme:
 
     num_agents: int
 
-    @property
-    def separate(self) -> bool:
-        """Whether no parameter serves two agents, so that each agent has its own loss, gradient clipping and Adam.
-        Then every parameter has the agent axis first."""
+    def separate(self, networks: Networks) -> bool:
+        """Whether no parameter of these networks serves two agents, so that each agent has its own loss, gradient
+        clipping and Adam. Then every parameter has the agent axis first."""
         return False
 
     def init(self, key: jax.Array, networks: Networks) -> Any:
@@ -94,8 +93,7 @@ class FullSharing(SharingScheme):
 class NoSharing(SharingScheme):
     """Every agent has its own weights (NoPS): arrays with the agent axis first, one batched product for all."""
 
-    @property
-    def separate(self) -> bool:
+    def separate(self, networks: Networks) -> bool:
         return True
 
     def init(self, key: jax.Array, networks: Networks) -> Any:

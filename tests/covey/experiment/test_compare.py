@@ -56,9 +56,12 @@ def test_unfinished_runs_and_wrong_labels_are_one_line(runs, tmp_path, capsys):
         ([str(tmp_path)], "is not finished"),
         ([str(tmp_path / "none")], "holds no run"),
         ([str(runs[0].folder), "--labels", "a", "b"], "--labels has 2 names"),
+        ([str(runs[0].folder), "--out", str(tmp_path / "no" / "x.png")], "cannot be written"),
+        ([str(runs[0].folder), "--csv", str(tmp_path)], "cannot be written"),
+        ([str(runs[0].folder), "--out", str(tmp_path / "x.xyz")], "allowed: a name that ends in .png, .pdf, .svg"),
     ]:
         with pytest.raises(SystemExit) as exit:
-            compare.main([*argv, "--out", str(tmp_path / "x.png")])
+            compare.main(["--out", str(tmp_path / "x.png"), *argv])
         err = capsys.readouterr().err
         assert exit.value.code == 2 and expected in err and err.count("\n") == 1
 

@@ -152,17 +152,20 @@ def test_small_variant_and_dry_run(file, tmp_path, capsys):
         ("learning-rate = 0.5}", "num-evaluations = 3}", "walk-fast and walk-slow differ: after 20, 40, 60 steps and"),
         ("learning-rate = 0.5}", "seed = 4}", "flags has seed, which the study sets itself"),
         ("pool = true", 'without = [{rate = "quick"}]', "without.rate has 'quick'"),
-        ("pool = true", 'scores = ["eval/retrun"]', "scores has 'eval/retrun'"),
+        ("pool = true", 'without = [{rate = 3}]', "without.rate is 3; allowed: a level, or a list of levels"),
+        ("pool = true", 'scores = ["eval/retrun"]', "(cell walk-fast) has 'eval/retrun'; did you mean eval/return?"),
+        ("pool = true", "scores = []", "scores is []; allowed: a list of names"),
+        ("pool = true", "metrics = [3]", "metrics is [3]; allowed: a list of names"),
+        ("learning-rate = 0.5}", "num_seeds = 4}", "flags has num_seeds, which the study sets itself"),
+        ("learning-rate = 0.5}", "env.num-agents = 4}", 'flags in quotes, "env.num-agents" = ...'),
+        ('levels = {preset = ["walk"]}', "levels = {preset = []}", "small.levels.preset is []; allowed: a list"),
+        ('levels = {preset = ["walk"]}', 'levels = {preset = "walk"}', "small.levels.preset is 'walk'"),
+        ("far = {}", 'far = {program = "setup.sh"}', "program is setup.sh; allowed: a Python file"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_before_anything_compiles(file, tmp_path, capsys, old, new, said):
     file.write_text(TEXT.replace(old, new, 1))
-    if "scores" in new:  # what metrics there are is known only when a cell is finished
-        with pytest.raises(SystemExit):
-            run(file, "--only", "walk-slow")
-        assert said in capsys.readouterr().err
-        return
-    assert said in fails(capsys, file)
+    assert said in fails(capsys, file, *(["--small"] if "levels" in new else []))
     assert not (tmp_path / "runs").exists()
 
 
@@ -172,6 +175,28 @@ def test_changed_settings_are_not_mixed_with_runs_that_are_there(file, capsys):
     file.write_text(TEXT.replace("learning-rate = 0.05", "learning-rate = 0.06"))
     error = fails(capsys, file)
     assert "cell walk-slow" in error and "learning_rate was 0.05, now 0.06" in error
+
+
+def test_files_that_hold_no_study_are_one_line(tmp_path, capsys):
+    assert "cannot be read" in fails(capsys, tmp_path)
+    (tmp_path / "picture.toml").write_bytes(b"\x89PNG\xff")
+    assert "picture.toml is not TOML" in fails(capsys, tmp_path / "picture.toml")
+
+
+def test_a_cell_whose_seeds_all_diverged_leaves_the_tables_of_others(file, tmp_path, capsys, monkeypatch):
+    curves = study.curves
+
+    def broken(path, score):
+        steps, values = curves(path, score)
+        return steps, values[:0] if path.name == "walk-slow" else values
+
+    monkeypatch.setattr(study, "curves", broken)
+    run(file)
+    _, lines = table(tmp_path / "walks" / "summary.csv")
+    by_cell = {(line["cell"], line["rate"]): line for line in lines}
+    assert by_cell["walk-slow", "slow"]["seeds"] == "0" and by_cell["walk-slow", "slow"]["iqm"] == ""
+    assert by_cell["walk-fast", "fast"]["best"] == "best" and by_cell["walk-fast", "fast"]["p_above_baseline"] == "nan"
+    assert ("all 1 panels", "slow") in by_cell  # Of the panel where both have runs.
 
 
 def test_only_a_cell_that_there_is(file, capsys):

@@ -129,6 +129,18 @@ def test_distances_can_be_differentiated(distance):
         np.testing.assert_array_equal(jax.grad(lambda x: snd(distance(x)))(jnp.zeros_like(x)), 0)
 
 
+def test_gradients_are_finite_between_certain_policies():
+    """Where a probability is 0 in float32, and where deviations are e^60 apart."""
+    gaps = jnp.array([[[0.0, 0.0]], [[30.0, 0.0]], [[0.0, 200.0]], [[200.0, 0.0]]])
+    for distance in (jensen_shannon, total_variation):
+        assert jnp.all(jnp.isfinite(jax.grad(lambda x, d=distance: snd(d(x)))(gaps)))
+    assert float(jensen_shannon(gaps)[2, 3]) == pytest.approx(1.0, abs=1e-6)
+    log_std = jnp.array([0.0, 60.0]).reshape(2, 1, 1)
+    mean = jnp.zeros((2, 1, 1))
+    grads = jax.grad(lambda m, s: snd(hellinger(m, s)), (0, 1))(mean, log_std)
+    assert all(jnp.all(jnp.isfinite(g)) for g in grads) and float(hellinger(mean, log_std)[0, 1]) == 1.0
+
+
 def test_bad_shapes_are_refused():
     with pytest.raises(ValueError, match=r"policies have shape \(3, 4\); allowed: \[N, P, A\]"):
         jensen_shannon(jnp.zeros((3, 4)))

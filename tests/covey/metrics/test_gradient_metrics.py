@@ -137,5 +137,8 @@ def test_distance_test_over_seeds():
     assert test.deviation == pytest.approx(distances.std(ddof=1), rel=1e-4)
     assert test.p_value == pytest.approx(stats.ttest_1samp(distances, 1.0)[1], rel=1e-3) and test.p_value < 0.05
     assert distance_test(orthogonal + 1e-3 * RNG.normal(size=orthogonal.shape)).p_value > 0.01
-    with pytest.raises(ValueError, match=r"embeddings has shape \(1, 4, 4\); allowed: \[S, N, E\] of at least 2 seeds"):
+    allowed = r"allowed: one table \[S, N, E\] of at least 2 seeds"
+    with pytest.raises(ValueError, match=rf"embeddings has shape \(1, 4, 4\); {allowed}"):
         distance_test(close[:1])
+    with pytest.raises(ValueError, match=rf"embeddings has shape \['actor', 'critic'\]; {allowed}"):  # Tables of each.
+        distance_test({"actor": close, "critic": close})  # type: ignore[arg-type]

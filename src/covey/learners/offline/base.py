@@ -29,7 +29,6 @@ from covey.learners.base import Metrics, check_numbers
 from covey.learners.matd3 import Actor
 from covey.learners.offline.segments import Segments, Team
 from covey.policies import PolicyConfig
-from covey.policies.sharing import SharingScheme
 
 
 @jax.tree_util.register_dataclass
@@ -250,12 +249,12 @@ def step(
     optimizer: Any,
     learning_rate: jax.Array | float,
     hp: OfflineHyperparameters,
-    scheme: SharingScheme,
+    separate: bool,
     num_agents: int,
     agent_axis: int = 0,
 ) -> tuple[Any, Any, jax.Array]:
     """One clipped step of Adam: parameters, Adam's state, and the gradients' norm before. See `gradients.clip`."""
-    grads, norm = gradients.clip(grads, hp.max_grad_norm, scheme, num_agents, agent_axis)
+    grads, norm = gradients.clip(grads, hp.max_grad_norm, separate, num_agents, agent_axis)
     updates, optimizer = gradients.adam(hp).update(grads, optimizer)
     return jax.tree.map(lambda p, u: p - learning_rate * u, params, updates), optimizer, norm
 

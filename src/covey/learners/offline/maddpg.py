@@ -133,11 +133,11 @@ class MADDPG(Acting):
         critic_grad = jax.grad(self.critic_loss, has_aux=True)
         grads, critic_metrics = critic_grad(params["critic"], params["actor"], goal, batch, key_penalty, hp)
         params["critic"], optimizer["critic"], critic_norm = step(
-            params["critic"], grads, optimizer["critic"], hp.critic_learning_rate, hp, self.critic.scheme, agents, 1
+            params["critic"], grads, optimizer["critic"], hp.critic_learning_rate, hp, self.critic.separate, agents, 1
         )
         grads, metrics = jax.grad(self.actor_loss, has_aux=True)(params["actor"], params["critic"], batch, hp)
         params["actor"], optimizer["actor"], norm = step(
-            params["actor"], grads, optimizer["actor"], hp.learning_rate, hp, self.actor.scheme, agents
+            params["actor"], grads, optimizer["actor"], hp.learning_rate, hp, self.actor.separate, agents
         )
         target = jax.tree.map(lambda t, p: t + hp.target_rate * (p - t), carry.target, params)
         metrics = critic_metrics | metrics | {"critic_grad_norm": critic_norm, "actor_grad_norm": norm}

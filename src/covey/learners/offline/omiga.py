@@ -151,7 +151,7 @@ class OMIGA(Acting):
 
     def learn(self, carry: OfflineState, segments: Segments) -> tuple[OfflineState, Metrics]:
         """One step of values, critics, policies and targets, on segments [B, L, ...]."""
-        hp, agents, one = carry.hp, self.team.num_agents, FullSharing(1)
+        hp, agents = carry.hp, self.team.num_agents
         params, optimizer = dict(carry.params), dict(carry.optimizer)
         batch = self.batch(segments)
         goal = self.target_value(carry.target, batch, hp)
@@ -160,13 +160,14 @@ class OMIGA(Acting):
         regression = jax.lax.stop_gradient(jnp.exp(jnp.minimum(weight * (q - value), LARGEST_EXPONENT)))
 
         grads, metrics = jax.grad(self.value_loss, has_aux=True)(params["value"], weight, q, batch, hp)
+        separate = self.local_scheme.separate({"critic": self.local_network("v")})
         params["value"], optimizer["value"], value_norm = step(
-            params["value"], grads, optimizer["value"], hp.critic_learning_rate, hp, self.local_scheme, agents
+            params["value"], grads, optimizer["value"], hp.critic_learning_rate, hp, separate, agents
         )
         # All agents' Q have one error, so that they are clipped as one.
         grads, critic_metrics = jax.grad(self.critic_loss, has_aux=True)(params["critic"], goal, batch)
         params["critic"], optimizer["critic"], critic_norm = step(
-            params["critic"], grads, optimizer["critic"], hp.critic_learning_rate, hp, one, agents
+            params["critic"], grads, optimizer["critic"], hp.critic_learning_rate, hp, False, agents
         )
         params["actor"], improved, actor_metrics = self.policies.improve(
             params["actor"], optimizer, jnp.swapaxes(regression, 0, 1), batch, hp

@@ -66,7 +66,7 @@ class BC(Acting):
         hp = carry.hp
         (loss, each), grads = jax.value_and_grad(self.loss, has_aux=True)(carry.params["actor"], self.batch(segments))
         actor, optimizer, norm = step(
-            carry.params["actor"], grads, carry.optimizer["actor"], hp.learning_rate, hp, self.actor.scheme,
+            carry.params["actor"], grads, carry.optimizer["actor"], hp.learning_rate, hp, self.actor.separate,
             self.team.num_agents,
         )  # fmt: skip
         params = {"actor": actor}
@@ -149,7 +149,7 @@ class IQL(Acting):
     def learn(self, carry: OfflineState, segments: Segments) -> tuple[OfflineState, Metrics]:
         """One step of value, critics, policies and targets, on segments [B, L, ...]."""
         hp, agents, params = carry.hp, self.team.num_agents, dict(carry.params)
-        optimizer, team = dict(carry.optimizer), FullSharing(1)
+        optimizer = dict(carry.optimizer)
         batch = self.batch(segments)
         seen = self.seen(batch)  # [L, B, ...]
         taken = jnp.concatenate([seen[:-1], self.team.joint_action(jnp.swapaxes(batch.action, 1, 2))], axis=-1)
@@ -157,14 +157,14 @@ class IQL(Acting):
 
         grads, value_metrics = jax.grad(self.value_loss, has_aux=True)(params["value"], q, seen, batch, hp)
         params["value"], optimizer["value"], _ = step(
-            params["value"], grads, optimizer["value"], hp.critic_learning_rate, hp, team, agents
+            params["value"], grads, optimizer["value"], hp.critic_learning_rate, hp, False, agents
         )
         value = self.value(params["value"], seen)  # [L, B]
         reward = jnp.mean(batch.reward, axis=1)
         goal = jax.lax.stop_gradient(reward + jnp.where(batch.terminated, 0.0, hp.discount * value[1:]))
         grads, critic_metrics = jax.grad(self.critic_loss, has_aux=True)(params["critic"], goal, taken, batch)
         params["critic"], optimizer["critic"], critic_norm = step(
-            params["critic"], grads, optimizer["critic"], hp.critic_learning_rate, hp, self.critic.scheme, agents, 1
+            params["critic"], grads, optimizer["critic"], hp.critic_learning_rate, hp, self.critic.separate, agents, 1
         )
         weight = jax.lax.stop_gradient(jnp.minimum(jnp.exp(hp.temperature * (q - value[:-1])), LARGEST_WEIGHT))
         params["actor"], improved, metrics = self.improve(params["actor"], optimizer, weight, batch, hp)
@@ -188,10 +188,10 @@ class IQL(Acting):
         agents = self.team.num_agents
         grads, metrics = jax.grad(self.actor_loss, has_aux=True)(params, weight, batch)
         network, network_adam, norm = step(
-            params["network"], grads["network"], optimizer["network"], hp.learning_rate, hp, self.actor.scheme, agents
+            params["network"], grads["network"], optimizer["network"], hp.learning_rate, hp, self.actor.separate, agents
         )
         log_std, log_std_adam, _ = step(
-            params["log_std"], grads["log_std"], optimizer["log_std"], hp.learning_rate, hp, FullSharing(1), agents
+            params["log_std"], grads["log_std"], optimizer["log_std"], hp.learning_rate, hp, False, agents
         )
         improved = {"network": network_adam, "log_std": log_std_adam}
         return {"network": network, "log_std": log_std}, improved, metrics | {"actor_grad_norm": norm}
