@@ -56,7 +56,7 @@ study = XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=1" \
 
 .PHONY: reproduce-hypermarl-toy reproduce-games reproduce-hypermarl-dispersion reproduce-hypermarl-navigation
 .PHONY: reproduce-hypermarl-smax reproduce-hypermarl-mamujoco reproduce-hypermarl-bps reproduce-hypermarl-ablations
-.PHONY: reproduce-hypermarl-heads reproduce-hypermarl-humanoid
+.PHONY: reproduce-hypermarl-heads reproduce-hypermarl-humanoid reproduce-hypermarl-embeddings
 reproduce-hypermarl-toy: setup ## HyperMARL's matching games, laptop scale (SMALL= for up to 64 agents)
 	@$(call study,toy)
 reproduce-games: ## The matching games with 2 to 16 agents, 10 seeds, six schemes, against what random and equal play get
@@ -79,6 +79,8 @@ reproduce-hypermarl-ablations: setup ## HyperMARL without its parts, on Dispersi
 	@$(call study,ablations)
 reproduce-hypermarl-heads: setup ## Full, low-rank and chunked heads with 256 agents (SMALL= for 512, too)
 	@$(call study,heads)
+reproduce-hypermarl-embeddings: setup ## Sizes of embeddings and generators with 20 agents on SMAX, laptop scale (SMALL= for the paper's)
+	@$(call study,embeddings)
 
 .PHONY: reproduce-schelling
 reproduce-schelling: setup ## Schelling diagrams of the social dilemmas, per role, with scripted agents (ten minutes)
