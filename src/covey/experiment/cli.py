@@ -83,11 +83,8 @@ def main(
         job = Job(*build(args))
         description = {"program": program, "script": sys.argv[0], "preset": name, "argv": argv, "args": args}
         description["env"] = repr(args.env)  # type: ignore[attr-defined]
-    except (
-        ValueError,
-        NotImplementedError,
-        ImportError,
-    ) as error:  # A peer's environment may lack a part or a package.
+    # A peer's environment may have a part that no adapter takes, or need a package that is not there.
+    except (ValueError, NotImplementedError, ImportError) as error:
         _fail(error)
     except BrokenPipeError:  # `--help | head`: nobody reads on, which is nobody's mistake
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
