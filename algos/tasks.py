@@ -295,7 +295,7 @@ ROBOTS: dict[str, Callable[[], dict[str, Args]]] = {
     "swimmer_10x2": lambda: _robot(
         "mamujoco/manysegmentswimmer_10x2",
         Harl(5e-4, 0.1, 5, 1, 0.0, 200, False),
-        {"ppo": {"num_minibatches": 8}, "run": {"total_steps": 60_000}},
+        {"ppo": {"num_minibatches": 8}, "run": {"total_steps": 48_000}},
     ),
 }
 

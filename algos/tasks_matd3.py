@@ -152,6 +152,6 @@ ROBOTS = {
     "swimmer_10x2": lambda: _robot(
         "mamujoco/manysegmentswimmer_10x2",
         n_step=5,
-        small={"matd3": {"gradient_steps": 32}, "run": {"total_steps": 20_000}},
+        small={"matd3": {"gradient_steps": 24}, "run": {"total_steps": 20_000}},
     ),
 }

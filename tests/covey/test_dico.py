@@ -247,6 +247,19 @@ def test_actions_must_be_bounded():
         PPO(Strong(kind="torque"), DICO, CONFIG).actor_critic.count_parameters()
 
 
+@pytest.mark.parametrize("kind", ["torque", "identity"])
+def test_agents_must_have_as_many_actions(kind):
+    from envs_jax.spaces import Box, Discrete
+
+    class Uneven(Probe):
+        def action_space(self, agent=None):
+            size = 2 if agent == "agent_0" else 3
+            return Box(-1.0, 1.0, (size,)) if kind == "torque" else Discrete(size)
+
+    with pytest.raises(ValueError, match="as many actions for each agent; .*'agent_0': 2"):
+        PPO(Uneven(kind=kind), DICO, CONFIG).actor_critic.count_parameters()
+
+
 def test_every_feed_forward_task_has_a_preset_with_a_constraint():
     from algos.tasks import FEED_FORWARD
     from baselines.dico import PRESETS

@@ -262,9 +262,15 @@ class PPO:
         space = self.env.action_space()
         if self._continuous and len(space.shape) != 1:
             raise ValueError(f"PPO needs discrete actions or vectors; {self.env.name} has {space}")
-        scaled = self._continuous and self.policy_config.sharing == "dico"
-        if scaled and not np.all(np.isfinite(space.bounds())):
+        if self.policy_config.sharing != "dico":
+            return
+        if self._continuous and not np.all(np.isfinite(space.bounds())):
             raise ValueError(f"sharing is 'dico'; allowed: bounded actions only; {self.env.name} has {space}")
+        # The distance between two agents' actions, of which diversity is made, needs the same actions.
+        sizes = {agent: self.env.action_space(agent) for agent in self.env.agents}
+        sizes = {agent: own.shape[0] if self._continuous else own.n for agent, own in sizes.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"sharing is 'dico'; allowed: as many actions for each agent; {self.env.name} has {sizes}")
 
     # --- The three functions of a learner ---
 
