@@ -56,7 +56,7 @@ study = XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=1" \
 
 .PHONY: reproduce-hypermarl-toy reproduce-games reproduce-hypermarl-dispersion reproduce-hypermarl-navigation
 .PHONY: reproduce-hypermarl-smax reproduce-hypermarl-mamujoco reproduce-hypermarl-bps reproduce-hypermarl-ablations
-.PHONY: reproduce-hypermarl-heads reproduce-hypermarl-humanoid reproduce-hypermarl-embeddings
+.PHONY: reproduce-hypermarl-heads reproduce-hypermarl-humanoid reproduce-hypermarl-embeddings reproduce-hypermarl-rates
 reproduce-hypermarl-toy: setup ## HyperMARL's matching games, laptop scale (SMALL= for up to 64 agents)
 	@$(call study,toy)
 reproduce-games: ## The matching games with 2 to 16 agents, 10 seeds, six schemes, against what random and equal play get
@@ -81,6 +81,8 @@ reproduce-hypermarl-heads: setup ## Full, low-rank and chunked heads with 256 ag
 	@$(call study,heads)
 reproduce-hypermarl-embeddings: setup ## Sizes of embeddings and generators with 20 agents on SMAX, laptop scale (SMALL= for the paper's)
 	@$(call study,embeddings)
+reproduce-hypermarl-rates: setup ## Learning rates of generated actors and of their critic on a robot, likewise
+	@$(call study,rates)
 
 .PHONY: reproduce-schelling
 reproduce-schelling: setup ## Schelling diagrams of the social dilemmas, per role, with scripted agents (ten minutes)

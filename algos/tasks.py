@@ -215,7 +215,7 @@ _ROBOT = Args(
         max_std=0.5,
         generate="actor",
     ),
-    ppo=PPOConfig(num_envs=20, eval_episodes=40, normalize_values=True, value_loss="huber"),
+    ppo=PPOConfig(num_envs=20, eval_episodes=40, normalize_values=True, value_loss="huber", clip_critic_apart=True),
     hp=PPOHyperparameters(max_grad_norm=10.0, value_coefficient=1.0, huber_delta=10.0),
     run=RunConfig(num_seeds=5, total_steps=10_000_000, num_evaluations=100, chunks=100),
 )
@@ -327,9 +327,9 @@ def _battle(name: str, learner: Literal["ippo", "mappo"], policy: PolicyConfig) 
     """A map of SMAX against its built-in enemy, at both scales.
 
     The authors' configuration files, which are JaxMARL's but for the learning rates. There one GRU serves actor and
-    critic of IPPO, MAPPO clips actor's and critic's gradients apart, the head of networks that are not generated starts
-    with gain 2, and an evaluation is 128 steps of 32 environments; here an actor and a critic have a GRU each and are
-    clipped as one, the gain is sqrt 2, and an evaluation is one episode of each.
+    critic of IPPO, the head of networks that are not generated starts with gain 2, and an evaluation is 128 steps of 32
+    environments; here an actor and a critic have a GRU each, the gain is sqrt 2, and an evaluation is one episode of
+    each.
     """
     row = BATTLES[name][learner]
     hyper = policy.sharing.startswith("hyper")
@@ -345,7 +345,13 @@ def _battle(name: str, learner: Literal["ippo", "mappo"], policy: PolicyConfig) 
             hypernet_hidden_sizes=row.hypernet_hidden_sizes,
         ),
         ppo=PPOConfig(
-            num_envs=128, num_steps=128, update_epochs=4, num_minibatches=4, anneal_learning_rate=True, eval_episodes=32
+            num_envs=128,
+            num_steps=128,
+            update_epochs=4,
+            num_minibatches=4,
+            anneal_learning_rate=True,
+            clip_critic_apart=learner == "mappo",
+            eval_episodes=32,
         ),
         hp=PPOHyperparameters(
             learning_rate=row.hyper_learning_rate if hyper else row.learning_rate,

@@ -98,10 +98,14 @@ class MultiAgentEnv:
             cls.name = cls.__name__
 
     def __post_init__(self) -> None:
-        if self.num_agents < 1:
-            raise ValueError(f"num_agents is {self.num_agents}; allowed: an integer of at least 1")
+        self._check_num_agents()
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"max_steps is {self.max_steps}; allowed: an integer of at least 1, or None")
+
+    def _check_num_agents(self) -> None:
+        """Raise ValueError for what is no number of agents; for those to call first that compute with it."""
+        if not isinstance(self.num_agents, int | np.integer) or self.num_agents < 1:
+            raise ValueError(f"num_agents is {self.num_agents!r}; allowed: an integer of at least 1")
 
     # --- To implement ---
 

@@ -128,6 +128,7 @@ class Multiplication(PolynomialGame):
     high: float = field(default=1.0, init=False)
 
     def __post_init__(self) -> None:
+        self._check_num_agents()
         object.__setattr__(self, "exponents", ((1,) * self.num_agents,))
         super().__post_init__()
 
@@ -175,6 +176,7 @@ class ActionAgreement(PolynomialGame):
     high: float = field(default=1.0, init=False)
 
     def __post_init__(self) -> None:
+        self._check_num_agents()
         # the sum of all (a_i - a_j)^2 is (N - 1) sum_i a_i^2 - 2 sum_{i<j} a_i a_j
         n, one = self.num_agents, np.eye(self.num_agents, dtype=int)
         if n < 2:

@@ -1,10 +1,12 @@
 """PPO: its mathematics against float64 NumPy, equalities between sharing schemes, and learning on probe problems."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from probes import Probe, Uneven
 
@@ -187,6 +189,52 @@ def test_agents_that_share_nothing_learn_as_if_alone():
         jax.tree.map(
             lambda x, y, i=i: np.testing.assert_allclose(x[i : i + 1], y, rtol=1e-4, atol=1e-7), clipped, clipped_alone
         )
+
+
+CLIPPED = {  # Of parameters of two networks each: which of them are clipped together, and for each agent apart.
+    ("fups_id", False): [({"actor", "critic", "log_std"}, False)],
+    ("fups_id", True): [({"actor", "log_std"}, False), ({"critic"}, False)],
+    ("nops", False): [({"actor", "critic", "log_std"}, True)],
+    ("nops", True): [({"actor", "log_std"}, True), ({"critic"}, True)],
+    ("nops_actors", False): [({"actor", "log_std"}, True), ({"critic"}, False)],
+    ("hyper_linear", False): [({"actor", "critic"}, True), ({"log_std"}, False)],  # Without an offset for all.
+    ("hyper_mlp", True): [({"actor", "log_std"}, False), ({"critic"}, False)],
+}
+
+
+@pytest.mark.parametrize(("sharing", "apart"), CLIPPED)
+def test_networks_that_are_agents_own_are_clipped_apart_from_shared_ones(sharing, apart):
+    config = replace(TINY, sharing=sharing, hypernet_bias=False, separate_embeddings=True)
+    ppo = PPO(Uneven(max_steps=4), config, replace(CONFIG, clip_critic_apart=apart), True)
+    params = ppo.actor_critic.init(jax.random.key(0))
+
+    def growing(x):  # Ten times as large with each place on the first axis.
+        return jnp.ones_like(x) * 10.0 ** jnp.arange(len(x)).reshape(-1, *[1] * (x.ndim - 1))
+
+    clipped, norm = ppo._clip(jax.tree.map(growing, params), replace(HP, max_grad_norm=0.1))
+    flat, before = (jax.tree_util.tree_flatten_with_path(tree)[0] for tree in (clipped, jax.tree.map(growing, params)))
+    for names, own in CLIPPED[sharing, apart]:
+        part = [leaf for path, leaf in flat if path[path[0].key == "embedding"].key in names]
+        for i in range(ppo.env.num_agents) if own else [slice(None)]:
+            assert float(optax.tree.norm([leaf[i] for leaf in part])) == pytest.approx(0.1)
+    ratios = [np.ptp(np.log(x / y)) for (_, x), (_, y) in zip(flat, before, strict=True)]
+    assert all(np.isfinite(ratios)) and float(norm) > 0.1
+
+
+def test_critic_learning_rate_moves_the_critic_alone():
+    """At a millionth of the rate the critic stays and the actor goes where it went; None is the actor's rate."""
+    after = {}
+    for name, rate in {"none": None, "same": HP.learning_rate, "low": 1e-6 * HP.learning_rate}.items():
+        ppo = learner(config=replace(CONFIG, update_epochs=1, num_minibatches=1), sharing="hyper_mlp")
+        carry = ppo.init(jax.random.key(0), replace(HP, critic_learning_rate=rate))
+        before, after[name] = carry.params, jax.jit(ppo.update)(carry)[0].params
+    jax.tree.map(np.testing.assert_array_equal, after["none"], after["same"])
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+    for part in ("actor", "embedding"):
+        jax.tree.map(close, after["none"][part], after["low"][part])
+    jax.tree.map(close, before["critic"], after["low"]["critic"])
+    moved = jax.tree.map(lambda x, y: float(jnp.max(jnp.abs(x - y))), before["critic"], after["none"]["critic"])
+    assert max(jax.tree.leaves(moved)) > 0.1 * HP.learning_rate
 
 
 @pytest.mark.parametrize("learner_type", [PPO, HAPPO])

@@ -165,7 +165,9 @@ def test_names_follow_the_class_and_settings_the_values():
         Count().render(None)
 
 
-@pytest.mark.parametrize(("field", "value"), [("num_agents", 0), ("max_steps", 0), ("max_steps", -3)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("num_agents", 0), ("num_agents", 4.0), ("max_steps", 0), ("max_steps", -3)]
+)
 def test_base_refuses_wrong_settings(field, value):
     with pytest.raises(ValueError, match=f"{field} is {value}; allowed"):
         Count(**{field: value})

@@ -264,6 +264,8 @@ def test_registered_ids():
         (TwinPeaks, {"b": 0.0}, "allowed: numbers above 0"),
         (TwinPeaks, {"c": 2.0}, "c is 2.0; allowed"),
         (ActionAgreement, {"num_agents": 1}, "num_agents is 1; allowed"),
+        (ActionAgreement, {"num_agents": "3"}, "num_agents is '3'; allowed"),
+        (Multiplication, {"num_agents": 2.0}, "num_agents is 2.0; allowed"),
     ],
 )
 def test_wrong_settings_are_refused(game, settings, message):

@@ -69,7 +69,7 @@ class HAPPO(PPO):
         agents = self.agent_order(jax.random.fold_in(key, self.config.update_epochs))  # No number of a split key.
         batch, order = self._minibatches(batch, key)
         actors, critic = _split(carry.params)
-        learning_rate = self._learning_rate(carry)
+        learning_rate, critic_learning_rate = self._learning_rates(carry)
         loop = (actors, carry.optimizer["actors"], jnp.ones_like(batch.advantage[:, :1]))
 
         def one_agent(loop: tuple, agent: jax.Array) -> tuple[tuple, Metrics]:
@@ -85,7 +85,7 @@ class HAPPO(PPO):
 
         (actors, optimizers, factor), metrics = jax.lax.scan(one_agent, loop, agents)
         critic, critic_optimizer, critic_metrics = self._train_critic(
-            critic, carry.optimizer["critic"], batch, order, carry.hp, learning_rate
+            critic, carry.optimizer["critic"], batch, order, carry.hp, critic_learning_rate
         )
         metrics = {name: jnp.mean(value) for name, value in (metrics | critic_metrics).items()}
         metrics["loss"] = metrics["actor_loss"] + carry.hp.value_coefficient * metrics["value_loss"]

@@ -68,7 +68,10 @@ class PPOConfig:
     value_loss: Literal["squared", "huber"] = "squared"
     """Loss of a value's error: its square, or Huber's with `huber_delta`."""
     anneal_learning_rate: bool = False
-    """Lower the learning rate to 0, linearly over updates."""
+    """Lower learning rates to 0, linearly over updates."""
+    clip_critic_apart: bool = False
+    """Scale the critic's gradient down on its own, as where actor and critic have an optimiser each (JaxMARL's MAPPO,
+    HARL), instead of together with the actor's."""
     eval_episodes: int = 32
     """Episodes per evaluation; always the same starts."""
     eval_greedy: bool = True
@@ -99,6 +102,8 @@ class PPOHyperparameters:
 
     learning_rate: float = 5e-4
     """Adam's step size."""
+    critic_learning_rate: float | None = None
+    """Adam's step size of what is the critic's alone; None for `learning_rate`."""
     discount: float = 0.99
     """Discount per step, gamma."""
     gae_lambda: float = 0.95
@@ -112,12 +117,12 @@ class PPOHyperparameters:
     huber_delta: float = 10.0
     """Where Huber's value loss turns from a square into a line, in the critic's units."""
     max_grad_norm: float = 0.5
-    """Gradients are scaled down to this global norm (each agent's own where nothing is shared)."""
+    """Gradients are scaled down to this global norm (each agent's own of networks that agents do not share)."""
     adam_epsilon: float = 1e-5
     """Adam's epsilon."""
 
     def __post_init__(self) -> None:
-        names = ("learning_rate", "huber_delta", "max_grad_norm", "adam_epsilon")
+        names = ("learning_rate", "critic_learning_rate", "huber_delta", "max_grad_norm", "adam_epsilon")
         check_numbers(self, names, lambda x: x > 0, "a number above 0")
         check_numbers(self, ("discount", "gae_lambda"), lambda x: 0 <= x <= 1, "a number in [0, 1]")
         names = ("clip_epsilon", "entropy_coefficient", "value_coefficient")
@@ -475,7 +480,7 @@ class PPO:
     def _optimise(self, carry: PPOCarry, batch: Batch, key: jax.Array) -> tuple[Any, Any, Metrics]:
         """All epochs over one rollout: new parameters, new optimiser state, metrics averaged over gradient steps."""
         batch, order = self._minibatches(batch, key)
-        learning_rate = self._learning_rate(carry)
+        rates = self._learning_rates(carry)
 
         def gradient_step(loop: tuple, index: jax.Array) -> tuple[tuple, Metrics]:
             params, optimizer = loop
@@ -487,15 +492,33 @@ class PPO:
                 return total, (params, metrics)
 
             (_, (params, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(params)
-            grads, norm = gradients.clip(
-                grads, jnp.asarray(carry.hp.max_grad_norm), self.actor_critic.separate, self.env.num_agents
-            )
+            grads, norm = self._clip(grads, carry.hp)
             updates, optimizer = gradients.adam(carry.hp).update(grads, optimizer)
-            params = jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)
+            params = jax.tree_util.tree_map_with_path(
+                lambda path, p, u: p - rates[_is_critic(path)] * u, params, updates
+            )
             return (params, optimizer), metrics | {"grad_norm": norm}
 
         (params, optimizer), metrics = jax.lax.scan(gradient_step, (carry.params, carry.optimizer), order)
         return params, optimizer, {name: jnp.mean(value) for name, value in metrics.items()}
+
+    def _clip(self, grads: Any, hp: PPOHyperparameters) -> tuple[Any, jax.Array]:
+        """Gradients scaled down to a length, each agent's of networks that are its own and the rest as one; and the
+        length before."""
+        leaves, tree = jax.tree_util.tree_flatten_with_path(grads)
+        clipped, parts = [leaf for _, leaf in leaves], {}
+        for i, (path, _) in enumerate(leaves):
+            own = path[0].key in self.actor_critic.own
+            parts.setdefault((own, self.config.clip_critic_apart and _is_critic(path)), []).append(i)
+        norms = []
+        for (own, _), where in parts.items():
+            part, norm = gradients.clip(
+                [clipped[i] for i in where], jnp.asarray(hp.max_grad_norm), own, self.env.num_agents
+            )
+            for i, leaf in zip(where, part, strict=True):
+                clipped[i] = leaf
+            norms.append(norm)
+        return tree.unflatten(clipped), jnp.linalg.norm(jnp.stack(norms))
 
     def _minibatches(self, batch: Batch, key: jax.Array) -> tuple[Batch, jax.Array]:
         """The rollout with samples on axis 2, and which of them each gradient step sees, int32[steps, M]."""
@@ -509,12 +532,15 @@ class PPO:
         order = jax.vmap(lambda k: jax.random.permutation(k, samples))(keys)
         return batch, order.reshape(self.config.update_epochs * self.config.num_minibatches, -1)
 
-    def _learning_rate(self, carry: PPOCarry) -> jax.Array | float:
-        """Adam's step size in this update."""
+    def _learning_rates(self, carry: PPOCarry) -> tuple[jax.Array | float, jax.Array | float]:
+        """Adam's step sizes in this update: the actor's, with all that it shares with the critic, and the critic's."""
+        actor = carry.hp.learning_rate
+        critic = actor if carry.hp.critic_learning_rate is None else carry.hp.critic_learning_rate
         if not self.config.anneal_learning_rate:
-            return carry.hp.learning_rate
+            return actor, critic
         assert self.num_updates is not None
-        return carry.hp.learning_rate * (1.0 - carry.update / self.num_updates)
+        left = 1.0 - carry.update / self.num_updates
+        return actor * left, critic * left
 
     def loss(self, params: Any, batch: Batch, hp: PPOHyperparameters) -> tuple[jax.Array, Metrics]:
         """PPO's loss on one minibatch, averaged over agents and samples, and its parts."""
@@ -555,6 +581,11 @@ class PPO:
         epsilon = hp.clip_epsilon if self.config.clip_values else None
         delta = hp.huber_delta if self.config.value_loss == "huber" else None
         return clipped_value_loss(value, batch.value, batch.target, epsilon, delta)
+
+
+def _is_critic(path: tuple) -> bool:
+    """Whether the parameter at this place is the critic's alone: its network's, its embeddings."""
+    return any(entry.key == "critic" for entry in path)
 
 
 def _merge_time(x: jax.Array) -> jax.Array:

@@ -214,6 +214,11 @@ class ActorCritic:
         return self.scheme.separate(self.networks)
 
     @property
+    def own(self) -> frozenset[str]:
+        """Names of the networks of which agents share no parameter."""
+        return frozenset(name for name, network in self.networks.items() if self.scheme.separate({name: network}))
+
+    @property
     def obs_dtype(self) -> Any:
         """What type observations are to be given in: bytes to an encoder, which are a quarter of the memory."""
         return jnp.float32 if self.encoder is None else jnp.uint8

@@ -23,6 +23,9 @@ class IndependentActors(SharingScheme):
 
     shared: tuple[str, ...] = ("critic",)
 
+    def separate(self, networks: Networks) -> bool:
+        return not any(name in self.shared for name in networks)
+
     def init(self, key: jax.Array, networks: Networks) -> Any:
         return {
             name: {
