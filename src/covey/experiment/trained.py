@@ -27,6 +27,14 @@ class TrainedRun(NamedTuple):
     data: Any
     update: int
 
+    def __repr__(self) -> str:
+        """Without the numbers, of which there are millions."""
+        arrays = jax.tree.leaves(self.carries)
+        return (
+            f"TrainedRun(learner={self.learner!r}, carries=<{len(arrays)} arrays of {len(arrays[0])} seeds>,"
+            f" data={'None' if self.data is None else '<arrays>'}, update={self.update})"
+        )
+
 
 def load_run(path: Path | str, script: Path | str | None = None) -> TrainedRun:
     """A run, finished or under way, of a program of `covey.experiment.cli`.

@@ -25,6 +25,7 @@ def test_a_run_comes_back_as_it_was(finished):
     back = load_run(finished.folder, SCRIPT)
     assert back.update == 6 and back.data is None
     assert repr(back.learner) == repr(toy.Walker(toy.Walk(3), toy.Noise(0.2)))
+    assert repr(back).startswith("TrainedRun(learner=Walker(") and len(repr(back)) < 1000  # No arrays.
     same = jax.tree.map(lambda a, b: np.array_equal(*map(raw, (a, b))), back.carries, finished.state.carries)
     assert jax.tree.all(same)
     key = jax.random.fold_in(jax.random.key(0), 2**31 - 1)  # that of every evaluation
