@@ -81,8 +81,9 @@ reproduce-hypermarl-heads: setup ## Full, low-rank and chunked heads with 256 ag
 	@$(call study,heads)
 reproduce-hypermarl-embeddings: setup ## Sizes of embeddings and generators with 20 agents on SMAX, laptop scale (SMALL= for the paper's)
 	@$(call study,embeddings)
-reproduce-hypermarl-rates: setup ## Learning rates of generated actors and of their critic on a robot, likewise
+reproduce-hypermarl-rates: setup ## Learning rates of HyperMARL by MAPPO, on a robot (its critic's, too) and on SMAX, likewise
 	@$(call study,rates)
+	@$(call study,smax_rates)
 
 .PHONY: reproduce-schelling
 reproduce-schelling: setup ## Schelling diagrams of the social dilemmas, per role, with scripted agents (ten minutes)
