@@ -255,17 +255,19 @@ def _robot(env_id: str, row: Harl, small: Mapping[str, Mapping[str, Any]]) -> di
 
 
 def generated(scales: dict[str, Any], learning_rate: float) -> dict[str, Any]:
-    """A robot's small settings for weights that an MLP generates, if it does: this learning rate, and the initial scale
-    that does not depend on the generator.
+    """A robot's small settings for weights that an MLP generates, if it does: this learning rate but for the critic,
+    whose weights are its own, and the initial scale that does not depend on the generator.
 
     A generated weight is a sum over 64 features, so a step of Adam moves it several times as far as the same step moves
     a weight of its own: at the others' rate all of Hopper's actors in MATD3 saturate in the first updates. What was
     tried on Walker2d is in docs/hypermarl_findings.md.
     """
-    if scales["small"].policy.sharing != "hyper_mlp":
+    small = scales["small"]
+    if small.policy.sharing != "hyper_mlp":
         return scales
-    policy, hp = {"hypernet_init": "exact"}, {"learning_rate": learning_rate}
-    return scales | {"small": changed(scales["small"], policy=policy, hp=hp)}
+    critic = small.hp.critic_learning_rate or small.hp.learning_rate
+    hp = {"learning_rate": learning_rate, "critic_learning_rate": critic}
+    return scales | {"small": changed(small, policy={"hypernet_init": "exact"}, hp=hp)}
 
 
 ROBOTS: dict[str, Callable[[], dict[str, Args]]] = {
