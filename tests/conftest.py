@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from pathlib import Path
 
 import jax
@@ -18,6 +19,9 @@ os.environ.setdefault("COVEY_CACHE_DIR", str(Path.home() / ".cache" / "covey" / 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.environ["COVEY_CACHE_DIR"])
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+# A shell's background jobs ignore Ctrl-C and so would the programs that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module", autouse=True)
