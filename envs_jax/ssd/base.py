@@ -88,8 +88,6 @@ class SocialDilemma(MultiAgentEnv):
 
     def __post_init__(self) -> None:
         set_ = functools.partial(object.__setattr__, self)
-        if self.num_agents != 0:
-            self._check_num_agents()
         if not isinstance(self.roles, str):
             set_("roles", roles.as_pairs(self.roles))
         set_("as_given", {"num_agents": self.num_agents})

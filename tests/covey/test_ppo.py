@@ -191,7 +191,7 @@ def test_agents_that_share_nothing_learn_as_if_alone():
         )
 
 
-CLIPPED = {  # Of parameters of two networks each: which of them are clipped together, and for each agent apart.
+CLIPPED = {  # Which networks' gradients are clipped together, and whether each agent's own.
     ("fups_id", False): [({"actor", "critic", "log_std"}, False)],
     ("fups_id", True): [({"actor", "log_std"}, False), ({"critic"}, False)],
     ("nops", False): [({"actor", "critic", "log_std"}, True)],

@@ -27,7 +27,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from covey.learners import gradients
 from covey.learners.base import Metrics
@@ -148,7 +147,6 @@ def _agents_part(batch: Batch, agent: jax.Array, num_agents: int) -> Batch:
 def _adam_step(loop: tuple, grads: Any, hp: PPOHyperparameters, learning_rate: Any) -> tuple[tuple, jax.Array]:
     """Clip, then one step of Adam, on `(params, optimizer)`; and the norm before clipping."""
     params, optimizer = loop
-    norm = optax.tree.norm(grads)
-    grads = jax.tree.map(lambda g: g * jnp.minimum(1.0, hp.max_grad_norm / (norm + 1e-9)), grads)
+    grads, norm = gradients.clip(grads, hp.max_grad_norm, separate=False, num_agents=1)
     updates, optimizer = gradients.adam(hp).update(grads, optimizer)
     return (jax.tree.map(lambda p, u: p - learning_rate * u, params, updates), optimizer), norm

@@ -506,10 +506,10 @@ class PPO:
         """Gradients scaled down to a length, each agent's of networks that are its own and the rest as one; and the
         length before."""
         leaves, tree = jax.tree_util.tree_flatten_with_path(grads)
-        clipped, parts = [leaf for _, leaf in leaves], {}
+        clipped, parts, own_networks = [leaf for _, leaf in leaves], {}, self.actor_critic.own
         for i, (path, _) in enumerate(leaves):
-            own = path[0].key in self.actor_critic.own
-            parts.setdefault((own, self.config.clip_critic_apart and _is_critic(path)), []).append(i)
+            part = path[0].key in own_networks, self.config.clip_critic_apart and _is_critic(path)
+            parts.setdefault(part, []).append(i)
         norms = []
         for (own, _), where in parts.items():
             part, norm = gradients.clip(
